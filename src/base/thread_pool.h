@@ -1,0 +1,50 @@
+// A fixed set of threads for the CPU kernels. The caller is worker 0; the others spin briefly, then sleep.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace marlin {
+
+class ThreadPool {
+ public:
+  /// `n_threads` >= 1 counts the calling thread.
+  explicit ThreadPool(int n_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls body(begin, end, worker) on disjoint ranges that cover [0, n), and returns when all are done. Ranges are
+  /// contiguous and depend only on n and size(). `body` must not throw. One caller at a time.
+  template <typename Body>
+  void parallel_for(int64_t n, const Body& body) {
+    auto task = [](const void* context, int64_t begin, int64_t end, int worker) {
+      (*static_cast<const Body*>(context))(begin, end, worker);
+    };
+    run(n, task, &body);
+  }
+
+ private:
+  using Task = void (*)(const void* context, int64_t begin, int64_t end, int worker);
+  void run(int64_t n, Task task, const void* context);
+  void work(int worker);
+  void run_share(int worker) const;
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> pending_{0};
+  std::atomic<bool> stopping_{false};
+  int64_t n_ = 0;
+  Task task_ = nullptr;
+  const void* context_ = nullptr;
+};
+
+}  // namespace marlin
