@@ -57,8 +57,8 @@ class Checkpoint {
   /// Shard files in index order.
   const std::vector<std::shared_ptr<const MappedFile>>& files() const { return files_; }
 
-  bool has_linear(const std::string& name) const;   // name without ".weight"
-  bool has_tensor(const std::string& name) const;   // an unquantized tensor by its full canonical name
+  bool has_linear(const std::string& name) const;  // name without ".weight"
+  bool has_tensor(const std::string& name) const;  // an unquantized tensor by its full canonical name
   /// The linear `name`, shapes checked: out and in must equal the stored ones. Throws Error{kBadFile|kNotFound}.
   LinearTensors linear(const std::string& name, int64_t out_features, int64_t in_features) const;
   /// A plain tensor with exactly this shape. Throws as above.

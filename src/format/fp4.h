@@ -18,7 +18,9 @@ inline constexpr float kMaxMagnitude = 6.0f;
 inline constexpr int kDefaultGroupSize = 128;
 
 /// 32, 64 and 128 are legal group sizes.
-constexpr bool legal_group_size(int64_t g) { return g == 32 || g == 64 || g == 128; }
+constexpr bool legal_group_size(int64_t g) {
+  return g == 32 || g == 64 || g == 128;
+}
 
 /// Nearest code to `x`, which is already divided by the scale; ties go to the smaller magnitude; never code 8.
 /// Values beyond 6 clamp. `x` must not be NaN.

@@ -14,6 +14,8 @@
 
 namespace marlin {
 
+class AtomicFile;
+
 /// One tensor inside a mapped file. `data` points into the mapping and is checked against its bounds.
 struct TensorView {
   std::string name;
@@ -21,6 +23,7 @@ struct TensorView {
   std::vector<int64_t> shape;
   std::span<const std::byte> data;
   std::shared_ptr<const MappedFile> file;  // keeps `data` alive; null for tensors made in memory
+  std::shared_ptr<const void> owner;       // keeps `data` alive when the reader had to copy it; null otherwise
 
   int64_t elements() const;
   /// "BF16 [256, 128]" for messages.
@@ -55,8 +58,14 @@ struct TensorSpec {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
+  /// Throws Error{kUsage} when the shape is negative or its size overflows.
   size_t bytes() const;
 };
+
+/// The first bytes of a file with these tensors: header length, JSON, and spaces up to a multiple of 16,384, where the
+/// data starts. Throws Error{kUsage} on a repeated name or a shape that cannot be.
+std::string safetensors_header(const std::vector<TensorSpec>& specs,
+                               const std::map<std::string, std::string>& metadata = {});
 
 /// Streams one safetensors file: the header first (padded with spaces so that data starts on a 16,384-byte boundary),
 /// then the tensors in the order of the specs. Writes to a temporary name beside `path`; finish() fsyncs and renames.
@@ -69,18 +78,19 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  /// Appends bytes of the next tensors; a tensor may come in several pieces, the boundaries are checked at finish().
+  /// Appends bytes of the next tensors; a tensor may come in several pieces. finish() checks that all bytes came:
+  /// Error{kUsage} when there were more or fewer than the specs say.
   void append(std::span<const std::byte> bytes);
   void finish();
 
  private:
+  void flush();
+
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
-  int fd_ = -1;
   size_t expected_ = 0;
   size_t written_ = 0;
   std::vector<std::byte> buffer_;
-  void flush();
+  std::unique_ptr<AtomicFile> file_;
 };
 
 /// Writes `text` (or bytes) atomically: temporary name, fsync, rename. Throws Error{kIo}.
