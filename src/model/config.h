@@ -16,7 +16,7 @@ struct ModelConfig {
   std::string model_type;
   int hidden_size = 0;
   int n_layers = 0;
-  int n_mtp_layers = 0;         // 0 or 1
+  int n_mtp_layers = 0;  // 0 or 1
   int n_heads = 0;
   int q_lora_rank = 0;
   int kv_lora_rank = 0;
@@ -47,8 +47,8 @@ struct ModelConfig {
   MlaShape mla() const { return {n_heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank}; }
 
   /// Reads and validates config.json. `name` stands in messages. Accepts rope_theta and rope_parameters, and fills the
-  /// model's defaults. Throws Error{kUnsupported} for another architecture or a feature we do not compute (rope scaling,
-  /// attention bias, other gating…), Error{kBadFile} for a missing field or an impossible value.
+  /// model's defaults. Throws Error{kUnsupported} for another architecture or a feature we do not compute (rope
+  /// scaling, attention bias, other gating…), Error{kBadFile} for a missing field or an impossible value.
   static ModelConfig from_json(const nlohmann::json& json, const std::string& name);
 };
 

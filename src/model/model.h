@@ -58,7 +58,7 @@ class Model {
   struct Outputs {
     View logits;  // act [n_logit_rows, vocab], in token order of the tokens that wanted them
     int n_logit_rows = 0;
-    View hidden;  // act [n_tokens, H] after the final norm (input of the MTP layer)
+    View hidden;       // act [n_tokens, H] after the final norm (input of the MTP layer)
     TokenBatch batch;  // for mtp()
   };
 
@@ -76,6 +76,7 @@ class Model {
   void allocate_workspace();
   void fill_rope_table(Stream& stream);
   TokenBatch upload(Stream& stream, const Step& step);
+  int head(Stream& stream, const Step& step);
   void layer(Ops& ops, int index, const LayerWeights& weights, const TokenBatch& batch, KvCache& cache);
   void attention(Ops& ops, int index, const AttentionWeights& weights, const TokenBatch& batch, KvCache& cache);
   void dense_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& batch);
@@ -96,7 +97,7 @@ class Model {
   std::vector<std::unique_ptr<Buffer>> buffers_;
   Workspace ws_;
   bool rope_ready_ = false;
-  std::vector<int32_t> host_ints_;   // staging, sized once
+  std::vector<int32_t> host_ints_;  // staging, sized once
   std::vector<uint8_t> host_roles_;
 };
 
