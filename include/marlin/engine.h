@@ -17,19 +17,19 @@
 namespace marlin {
 
 struct EngineOptions {
-  std::filesystem::path model;   // directory of the checkpoint
-  std::string device = "auto";   // auto, cpu, metal, cuda, reference
-  int threads = 0;               // 0 = one a physical core
-  int context = 0;               // positions a request may use; 0 = what fits memory, at most 32,768 and the model's
-  std::string kv_type = "f16";   // f32, f16, q8
-  uint64_t kv_memory = 0;        // bytes of KV cache for all requests; 0 = one full context
-  int max_parallel = 4;          // sequences decoding together
-  int prefill_chunk = 512;       // most prompt tokens in one step
-  bool deterministic = false;    // one numerics class: cache hits, misses and replays are bit-identical
-  bool check_numerics = false;   // check every op's output for NaN and Inf
+  std::filesystem::path model;  // directory of the checkpoint
+  std::string device = "auto";  // auto, cpu, metal, cuda, reference
+  int threads = 0;              // 0 = one a physical core
+  int context = 0;              // positions a request may use; 0 = what fits memory, at most 32,768 and the model's
+  std::string kv_type = "f16";  // f32, f16, q8
+  uint64_t kv_memory = 0;       // bytes of KV cache for all requests; 0 = one full context
+  int max_parallel = 4;         // sequences decoding together
+  int prefill_chunk = 512;      // most prompt tokens in one step
+  bool deterministic = false;   // one numerics class: cache hits, misses and replays are bit-identical
+  bool check_numerics = false;  // check every op's output for NaN and Inf
   bool use_fused_moe = true;
   bool prefix_cache = true;
-  std::string layout;            // settles an ambiguous checkpoint layout: "R", "K" or empty
+  std::string layout;  // settles an ambiguous checkpoint layout: "R", "K" or empty
   std::function<void(uint64_t done, uint64_t total, const std::string& item)> progress;
 };
 
@@ -65,7 +65,7 @@ struct Request {
   Json tools = Json::array();        // for typed tool-call arguments
   bool repetition_guard = true;      // end an endless loop (finish_reason "repetition" is reported as "stop")
   LogitsMask mask;
-  uint32_t choice = 0;               // index among n completions of one seed
+  uint32_t choice = 0;  // index among n completions of one seed
 };
 
 struct TokenLogprob {
@@ -94,16 +94,16 @@ struct Timings {
 
 struct Finished {
   FinishReason reason = FinishReason::kStop;
-  std::string matched_stop;        // the stop string, if one ended it
-  OutputDelta delta;               // what was still held back
-  ParsedOutput output;             // the whole message
-  std::string text;                // the whole decoded text, control tokens that end a turn left out
-  std::vector<int32_t> ids;        // all generated ids, the stop token included
+  std::string matched_stop;  // the stop string, if one ended it
+  OutputDelta delta;         // what was still held back
+  ParsedOutput output;       // the whole message
+  std::string text;          // the whole decoded text, control tokens that end a turn left out
+  std::vector<int32_t> ids;  // all generated ids, the stop token included
   int prompt_tokens = 0;
-  int cached_tokens = 0;           // of the prompt, taken from the prefix cache
+  int cached_tokens = 0;  // of the prompt, taken from the prefix cache
   uint64_t seed = 0;
   Timings timings;
-  std::optional<Error> error;      // with kError
+  std::optional<Error> error;  // with kError
 };
 
 /// One submitted request. Destroying the handle cancels it.
@@ -116,8 +116,8 @@ class RequestHandle {
   RequestHandle& operator=(RequestHandle&&) noexcept;
 
   struct Event {
-    std::optional<TokenEvent> token;    // exactly one of the two
-    std::optional<Finished> finished;   // always the last event
+    std::optional<TokenEvent> token;   // exactly one of the two
+    std::optional<Finished> finished;  // always the last event
   };
   /// Blocks for the next event. After Finished: an event with neither.
   Event next();
@@ -131,7 +131,7 @@ class RequestHandle {
 
 /// What a loaded model is, for banners, /props and inspect.
 struct ModelInfo {
-  std::string name;           // the directory's name
+  std::string name;  // the directory's name
   std::string architecture;
   std::string device;
   std::string device_description;
@@ -139,9 +139,9 @@ struct ModelInfo {
   uint64_t weight_bytes = 0;
   uint64_t kv_bytes_per_token = 0;
   uint64_t kv_memory = 0;
-  int context = 0;            // positions a request may use
-  int model_context = 0;      // the model's own limit
-  int vocab_size = 0;         // ids below this have a token
+  int context = 0;        // positions a request may use
+  int model_context = 0;  // the model's own limit
+  int vocab_size = 0;     // ids below this have a token
   bool has_mtp = false;
   bool synthetic = false;
   std::vector<int32_t> eos_ids;
@@ -175,8 +175,8 @@ class Engine {
   const ModelInfo& info() const;
   EngineStats stats() const;
 
-  /// Queues a request. Throws Error{kUsage} at once for an empty prompt, ids out of range, a prompt that does not fit the
-  /// context, or sampling parameters out of range. Thread-safe.
+  /// Queues a request. Throws Error{kUsage} at once for an empty prompt, ids out of range, a prompt that does not fit
+  /// the context, or sampling parameters out of range. Thread-safe.
   RequestHandle submit(Request request);
 
   /// The chat template's text with provenance. Throws Error{kUsage}.

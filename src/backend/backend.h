@@ -53,10 +53,10 @@ class Stream : public Ops {
 };
 
 struct DeviceInfo {
-  std::string name;         // "cpu"
-  std::string description;  // what doctor prints: processor, chosen kernels
+  std::string name;            // "cpu"
+  std::string description;     // what doctor prints: processor, chosen kernels
   uint64_t memory_budget = 0;  // bytes this device may use in all; 0 = unknown
-  int threads = 0;          // of a CPU device
+  int threads = 0;             // of a CPU device
 };
 
 class Device {
@@ -80,7 +80,8 @@ struct DeviceOptions {
   bool deterministic = false;
 };
 
-/// A device this build may have. `make` is empty when it cannot be used here; `why_not` says why, for doctor and errors.
+/// A device this build may have. `make` is empty when it cannot be used here; `why_not` says why, for doctor and
+/// errors.
 struct DeviceEntry {
   std::string name;
   std::string why_not;

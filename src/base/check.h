@@ -6,13 +6,12 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define MARLIN_CHECK(condition, ...)                                                                          \
-  do {                                                                                                        \
-    if (!(condition)) [[unlikely]] {                                                                          \
-      std::fputs(                                                                                             \
-          fmt::format("{}:{}: {} failed: {}\n", __FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__))     \
-              .c_str(),                                                                                       \
-          stderr);                                                                                            \
-      std::abort();                                                                                           \
-    }                                                                                                         \
+#define MARLIN_CHECK(condition, ...)                                                                               \
+  do {                                                                                                             \
+    if (!(condition)) [[unlikely]] {                                                                               \
+      std::fputs(                                                                                                  \
+          fmt::format("{}:{}: {} failed: {}\n", __FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__)).c_str(), \
+          stderr);                                                                                                 \
+      std::abort();                                                                                                \
+    }                                                                                                              \
   } while (false)

@@ -27,8 +27,8 @@ struct EvalOptions {
 struct EvalResult {
   double perplexity = 0;
   int64_t predictions = 0;
-  double mean_nll = 0;      // nats
-  double nll_stderr = 0;    // of the mean, over windows
+  double mean_nll = 0;    // nats
+  double nll_stderr = 0;  // of the mean, over windows
   struct Divergence {
     double kl_mean = 0;  // KL(reference || model), nats, over all positions and valid ids
     double kl_p99 = 0;
@@ -48,7 +48,6 @@ EvalResult evaluate(const EvalOptions& options);
 
 /// Teacher-forced logits of `ids_file` (safetensors with I32 "ids", or a JSON array) as a safetensors file: F32
 /// "logits" [T, vocab] and I32 "ids".
-void write_logits(const EvalOptions& options, const std::filesystem::path& ids_file,
-                  const std::filesystem::path& out);
+void write_logits(const EvalOptions& options, const std::filesystem::path& ids_file, const std::filesystem::path& out);
 
 }  // namespace marlin

@@ -55,11 +55,11 @@ struct Fp4PlaneView {
 struct LinearWeight {
   int64_t out_features = 0;
   int64_t in_features = 0;
-  View plain;  // set for unquantized weights
+  View plain;                       // set for unquantized weights
   DType plain_type = DType::kBF16;  // BF16, F16 or F32
   Fp4PlaneView planes[2];
   int n_planes = 0;  // 0 for unquantized weights
-  View bias;  // optional [out_features]
+  View bias;         // optional [out_features]
   DType bias_type = DType::kF32;
 };
 
@@ -81,10 +81,10 @@ struct VectorWeight {
 /// token attends to all positions of its slot up to its own, those of earlier tokens in the same step included.
 struct TokenBatch {
   int n_tokens = 0;
-  View ids;        // I32 [T]
-  View positions;  // I32 [T]
-  View slots;      // I32 [T], row of block_tables
-  View roles;      // U8 [T], Role
+  View ids;           // I32 [T]
+  View positions;     // I32 [T]
+  View slots;         // I32 [T], row of block_tables
+  View roles;         // U8 [T], Role
   View block_tables;  // I32 [n_slots, blocks_per_slot]: physical block of positions [64 b, 64 b + 64)
   int n_slots = 0;
   int blocks_per_slot = 0;
@@ -97,10 +97,10 @@ inline constexpr int kKvBlockTokens = 64;
 /// Values that share one F16 scale in a Q8 row.
 inline constexpr int kKvQ8Group = 64;
 
-/// Where a cached position lies. A row is [latent | rope] in the element type, adjacent, padded to 64 bytes. A Q8 row is
-/// int8 values [latent | rope], then one F16 scale for each kKvQ8Group values of the latent and, starting anew, of the
-/// rope part (each count rounded up): value = q * scale, scale = fp16(absmax / 127), q = round to nearest even.
-/// A block holds 64 rows of every layer: offset(block, layer, r) = (block * n_layers + layer) * 64 * row + r * row.
+/// Where a cached position lies. A row is [latent | rope] in the element type, adjacent, padded to 64 bytes. A Q8 row
+/// is int8 values [latent | rope], then one F16 scale for each kKvQ8Group values of the latent and, starting anew, of
+/// the rope part (each count rounded up): value = q * scale, scale = fp16(absmax / 127), q = round to nearest even. A
+/// block holds 64 rows of every layer: offset(block, layer, r) = (block * n_layers + layer) * 64 * row + r * row.
 struct KvLayout {
   KvType type = KvType::kF16;
   int latent_dim = 0;
@@ -115,10 +115,18 @@ struct KvLayout {
     const auto n = static_cast<size_t>(values());
     size_t bytes = 0;
     switch (type) {
-      case KvType::kF64: bytes = n * 8; break;
-      case KvType::kF32: bytes = n * 4; break;
-      case KvType::kF16: bytes = n * 2; break;
-      case KvType::kQ8: bytes = n + 2 * static_cast<size_t>(q8_groups()); break;
+      case KvType::kF64:
+        bytes = n * 8;
+        break;
+      case KvType::kF32:
+        bytes = n * 4;
+        break;
+      case KvType::kF16:
+        bytes = n * 2;
+        break;
+      case KvType::kQ8:
+        bytes = n + 2 * static_cast<size_t>(q8_groups());
+        break;
     }
     return (bytes + 63) / 64 * 64;
   }
@@ -250,7 +258,7 @@ struct MlaExpandedArgs {
   MlaShape shape;
   const LinearWeight* kv_b = nullptr;
   double scale = 0;
-  View q;  // act [T, heads, nope + rope], rope rotated
+  View q;    // act [T, heads, nope + rope], rope rotated
   View out;  // act [T, heads, value]
 };
 
@@ -265,10 +273,10 @@ struct RouteArgs {
   int topk_group = 1;
   bool normalize = true;
   double scale = 1;
-  View logits;  // act [rows, n_experts]
-  View bias;    // F32 [n_experts]
-  View ids;     // I32 [rows, top_k], best first
-  View weights; // act [rows, top_k]
+  View logits;   // act [rows, n_experts]
+  View bias;     // F32 [n_experts]
+  View ids;      // I32 [rows, top_k], best first
+  View weights;  // act [rows, top_k]
 };
 
 /// out[t, j, :] = bank[ids[t, j]] x[t, j, :].
@@ -334,14 +342,14 @@ struct GatherRowsArgs {
   View out;    // act [rows, width]
 };
 
-/// How one row of logits is turned into one id. Order: bias, penalties, mask; then temperature 0 takes the largest logit
-/// (lowest id on ties); otherwise logits / temperature, top-k, top-p, min-p, and a draw by inverse CDF over candidates
-/// in descending order (ties by id) with the uniform number of random.h for (seed, choice, position).
+/// How one row of logits is turned into one id. Order: bias, penalties, mask; then temperature 0 takes the largest
+/// logit (lowest id on ties); otherwise logits / temperature, top-k, top-p, min-p, and a draw by inverse CDF over
+/// candidates in descending order (ties by id) with the uniform number of random.h for (seed, choice, position).
 struct SampleParams {
   float temperature = 0;
   float top_p = 1;
   float min_p = 0;
-  int32_t top_k = 0;  // 0 = all
+  int32_t top_k = 0;             // 0 = all
   float repetition_penalty = 1;  // over prompt and generated tokens: positive logits divided, negative multiplied
   float presence_penalty = 0;    // over generated tokens
   float frequency_penalty = 0;   // times the count of generated tokens
@@ -361,20 +369,20 @@ enum class SampleStatus : int32_t { kOk = 0, kNotFinite = 1, kNothingAllowed = 2
 /// the sampled id. Log-probabilities are of the distribution before temperature and filters, after mask and penalties.
 struct SampleArgs {
   int rows = 0;
-  int64_t vocab = 0;        // stride of logits
-  int32_t n_valid = 0;      // ids from here on are padding and never sampled
-  int top_logprobs = 0;     // 0: top_ids and top_values unused
-  View logits;              // act [rows, vocab]; unchanged
-  View params;              // SampleParams [rows]
-  View counts;              // U32 [n, vocab] or none
-  View mask;                // U32 [n, ceil(vocab / 32)] bit set = allowed, or none
-  View bias_ids;            // I32, or none
-  View bias_values;         // F32, or none
-  View ids;                 // I32 [rows]; -1 unless status is kOk
-  View status;              // I32 [rows], SampleStatus
-  View logprobs;            // F32 [rows], of the sampled id
-  View top_ids;             // I32 [rows, top_logprobs]
-  View top_values;          // F32 [rows, top_logprobs]
+  int64_t vocab = 0;     // stride of logits
+  int32_t n_valid = 0;   // ids from here on are padding and never sampled
+  int top_logprobs = 0;  // 0: top_ids and top_values unused
+  View logits;           // act [rows, vocab]; unchanged
+  View params;           // SampleParams [rows]
+  View counts;           // U32 [n, vocab] or none
+  View mask;             // U32 [n, ceil(vocab / 32)] bit set = allowed, or none
+  View bias_ids;         // I32, or none
+  View bias_values;      // F32, or none
+  View ids;              // I32 [rows]; -1 unless status is kOk
+  View status;           // I32 [rows], SampleStatus
+  View logprobs;         // F32 [rows], of the sampled id
+  View top_ids;          // I32 [rows, top_logprobs]
+  View top_values;       // F32 [rows, top_logprobs]
 };
 
 /// Copies bytes inside device memory; the ranges do not overlap.

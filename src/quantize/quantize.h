@@ -16,11 +16,11 @@ enum class QuantizeMethod { kRtn };
 
 struct QuantizeOptions {
   QuantizeMethod method = QuantizeMethod::kRtn;
-  int group_size = 128;              // 32, 64 or 128
-  bool include_head = false;         // lm_head in FP4 too
-  bool include_embeddings = false;   // embed_tokens in FP4 too
+  int group_size = 128;             // 32, 64 or 128
+  bool include_head = false;        // lm_head in FP4 too
+  bool include_embeddings = false;  // embed_tokens in FP4 too
   uint64_t max_shard_bytes = uint64_t{4} << 30;
-  bool resume = false;               // keep whole shards of an interrupted run
+  bool resume = false;  // keep whole shards of an interrupted run
   ProgressFn progress;
 };
 
@@ -38,8 +38,8 @@ struct QuantizeReport {
   std::vector<TensorError> tensors;  // in file order; empty for tensors of shards kept by resume
   int64_t quantized_parameters = 0;
   int64_t plain_parameters = 0;
-  uint64_t bytes = 0;         // of all shards
-  double bits_per_weight = 0; // over all parameters
+  uint64_t bytes = 0;          // of all shards
+  double bits_per_weight = 0;  // over all parameters
   double seconds = 0;
   Json to_json() const;
 };

@@ -10,7 +10,7 @@
 namespace marlin {
 
 struct RepairReport {
-  std::vector<std::string> added;  // tensor names now present
+  std::vector<std::string> added;         // tensor names now present
   std::vector<std::string> copied_files;  // tokenizer, template… that were absent
 };
 
