@@ -15,6 +15,8 @@
 
 namespace marlin {
 
+struct CheckpointContents;
+
 /// One plane of MMFP4 weights in layout R: packed codes [out, in/8] U32 and scales [out, in/group_size] F16.
 struct Fp4Plane {
   TensorView weight;
@@ -37,10 +39,13 @@ enum class Writer { kPlain, kOurs, kMrGptqScript, kRtnCli, kOlderNames };  // fo
 std::string_view writer_name(Writer writer);
 
 struct CheckpointOptions {
-  /// Settles a square K/R ambiguity when neither quantization_config nor the names do: "R", "K" or empty.
+  /// "R" or "K": refuse a quantized tensor stored in the other layout. Empty: the shapes tell (docs/format.md proves
+  /// that with a legal group size they always do).
   std::string layout;
   /// Skip the check that every stored scale is finite (inspect on huge files).
   bool check_scales = true;
+  /// For repair: tensors that the index names and no file holds become a note instead of an error.
+  bool tolerate_missing = false;
 };
 
 /// A checkpoint opened for reading. Names are canonical ("model.layers.3…", no "language_model."). All tensor names,
@@ -54,7 +59,7 @@ class Checkpoint {
   const std::filesystem::path& directory() const { return directory_; }
   const nlohmann::json& config() const { return config_; }
   Writer writer() const { return writer_; }
-  /// Shard files in index order.
+  /// Shard files in the order of their names, then missing_norm.safetensors when it is there.
   const std::vector<std::shared_ptr<const MappedFile>>& files() const { return files_; }
 
   bool has_linear(const std::string& name) const;  // name without ".weight"
@@ -69,7 +74,8 @@ class Checkpoint {
                                      int64_t out_features, int64_t in_features) const;
   /// Canonical names of all stored tensors not yet returned by the calls above: what the model did not expect.
   std::vector<std::string> unclaimed() const;
-  /// Every linear and plain tensor by canonical name, for inspect and quantize, in file order.
+  /// Every linear (without ".weight"; fused experts one by one) and every other plain tensor (full name), in file
+  /// order.
   std::vector<std::string> names() const;
   /// Any stored tensor as it stands in the file (codes and scales included), by canonical stored name.
   const TensorView* stored(const std::string& name) const;
@@ -77,13 +83,12 @@ class Checkpoint {
   const std::vector<std::string>& notes() const { return notes_; }
 
  private:
-  struct Entry;
   std::filesystem::path directory_;
   nlohmann::json config_;
   Writer writer_ = Writer::kPlain;
   std::vector<std::shared_ptr<const MappedFile>> files_;
-  std::shared_ptr<void> impl_;
-  mutable std::vector<std::string> notes_;
+  std::vector<std::string> notes_;
+  std::shared_ptr<CheckpointContents> contents_;  // also what has been claimed and copied so far; locks itself
 };
 
 /// One output tensor of a conversion: its spec and a function that produces the bytes when its turn comes.
@@ -94,7 +99,8 @@ struct OutputTensor {
 };
 
 /// Writes shards in our order (format.md), each to a temporary name and renamed, the index last. With `resume`, whole
-/// shards that are already there with the same header are kept. Throws Error{kIo|kUsage}.
+/// shards that are already there with the same header (names, shapes and metadata: put the recipe there) are kept.
+/// Without it, a directory that already holds a checkpoint is refused. Throws Error{kIo|kUsage}.
 struct WriteOptions {
   uint64_t max_shard_bytes = uint64_t{4} << 30;
   bool resume = false;
