@@ -1,314 +1,206 @@
-// The arithmetic of GLM-4.7-Flash, layer by layer. Everything here is named ops over the step's workspace; shapes are
-// in Model::Workspace (model.cc), the equations in DESIGN.md.
+// The arithmetic of GLM-4.7-Flash, layer by layer. The equations are in DESIGN.md; widths of the workspace's matrices
+// in model.cc; h is the residual stream, x a block's normed input, branch a block's output.
 
 #include "base/check.h"
+#include "model/enqueue.h"
 #include "model/model.h"
 
 namespace marlin {
-namespace {
-
-/// A view moved by `elements` of the device's activation type.
-View shifted(const Device& device, View view, int64_t elements) {
-  return view.at(activation_bytes(device, elements));
-}
-
-}  // namespace
 
 void Model::layer(Ops& ops, int index, const LayerWeights& weights, const TokenBatch& batch, KvCache& cache) {
-  const int64_t hidden = config_.hidden_size;
   ops.mark(index, "input_layernorm");
-  ops.rms_norm({.rows = batch.n_tokens,
-                .x = ws_.h,
-                .x_stride = hidden,
-                .gain = &weights.input_norm,
-                .eps = config_.rms_norm_eps,
-                .out = ws_.x,
-                .out_stride = hidden});
+  rms_norm(ops, batch.n_tokens, ws_.h, weights.input_norm, config_.rms_norm_eps, ws_.x);
   attention(ops, index, weights.attention, batch, cache);
   ops.mark(index, "attention residual");
-  ops.add(
-      {.rows = batch.n_tokens, .width = hidden, .x = ws_.h, .x_stride = hidden, .y = ws_.branch, .y_stride = hidden});
+  add(ops, batch, config_.hidden_size, ws_.h, ws_.branch);
 
   ops.mark(index, "post_attention_layernorm");
-  ops.rms_norm({.rows = batch.n_tokens,
-                .x = ws_.h,
-                .x_stride = hidden,
-                .gain = &weights.post_attention_norm,
-                .eps = config_.rms_norm_eps,
-                .out = ws_.x,
-                .out_stride = hidden});
+  rms_norm(ops, batch.n_tokens, ws_.h, weights.post_attention_norm, config_.rms_norm_eps, ws_.x);
   if (weights.moe) {
-    ops.mark(index, "mlp.gate");
-    moe(ops, *weights.moe, batch);
+    moe(ops, index, *weights.moe, batch);
   } else {
     ops.mark(index, "mlp");
-    dense_mlp(ops, *weights.dense, batch);
+    swiglu_mlp(ops, *weights.dense, batch, ws_.branch);
   }
   ops.mark(index, "mlp residual");
-  ops.add(
-      {.rows = batch.n_tokens, .width = hidden, .x = ws_.h, .x_stride = hidden, .y = ws_.branch, .y_stride = hidden});
+  add(ops, batch, config_.hidden_size, ws_.h, ws_.branch);
 }
 
 // Multi-head latent attention. The cache holds the normed latent c and the rotated k_rope; keys and values of all heads
-// are W_UK c and W_UV c. Absorbed: q.(W_UK c) = (W_UK^T q).c, so the heads attend to the latents themselves.
+// are W_UK c and W_UV c.
 void Model::attention(Ops& ops, int index, const AttentionWeights& weights, const TokenBatch& batch, KvCache& cache) {
-  const int rows = batch.n_tokens;
   const MlaShape shape = config_.mla();
-  const int64_t hidden = config_.hidden_size;
-  const int64_t head = config_.qk_head_dim();
-  const int64_t q_width = shape.heads * head;
-  const int64_t kv_width = shape.latent + shape.rope;
-  const View q_rope = shifted(*device_, ws_.q, shape.nope);
-  const View k_rope = shifted(*device_, ws_.kv_a, shape.latent);
+  const Matrix q_rope = columns(ws_.q, shape.nope);
+  const Matrix k_rope = columns(ws_.kv_a, shape.latent);
 
   ops.mark(index, "self_attn.q_a_proj");
-  ops.linear({.rows = rows,
-              .x = ws_.x,
-              .x_stride = hidden,
-              .weight = &weights.q_a,
-              .roles = batch.roles,
-              .out = ws_.q_a,
-              .out_stride = config_.q_lora_rank});
+  linear(ops, batch, ws_.x, weights.q_a, ws_.q_a);
   ops.mark(index, "self_attn.q_a_layernorm");
-  ops.rms_norm({.rows = rows,
-                .x = ws_.q_a,
-                .x_stride = config_.q_lora_rank,
-                .gain = &weights.q_a_norm,
-                .eps = config_.latent_norm_eps,
-                .out = ws_.q_a,
-                .out_stride = config_.q_lora_rank});
+  rms_norm(ops, batch.n_tokens, ws_.q_a, weights.q_a_norm, config_.latent_norm_eps, ws_.q_a);
   ops.mark(index, "self_attn.q_b_proj");
-  ops.linear({.rows = rows,
-              .x = ws_.q_a,
-              .x_stride = config_.q_lora_rank,
-              .weight = &weights.q_b,
-              .roles = batch.roles,
-              .out = ws_.q,
-              .out_stride = q_width});
+  linear(ops, batch, ws_.q_a, weights.q_b, ws_.q);
 
   ops.mark(index, "self_attn.kv_a_proj_with_mqa");
-  ops.linear({.rows = rows,
-              .x = ws_.x,
-              .x_stride = hidden,
-              .weight = &weights.kv_a,
-              .roles = batch.roles,
-              .out = ws_.kv_a,
-              .out_stride = kv_width});
+  linear(ops, batch, ws_.x, weights.kv_a, ws_.kv_a);
   ops.mark(index, "self_attn.kv_a_layernorm");
-  ops.rms_norm({.rows = rows,
-                .x = ws_.kv_a,
-                .x_stride = kv_width,
-                .gain = &weights.kv_a_norm,
-                .eps = config_.latent_norm_eps,
-                .out = ws_.latent,
-                .out_stride = shape.latent});
+  rms_norm(ops, batch.n_tokens, ws_.kv_a, weights.kv_a_norm, config_.latent_norm_eps, ws_.latent);
 
   ops.mark(index, "self_attn.rope");
-  ops.rope({.rows = rows,
-            .heads = shape.heads,
-            .dims = shape.rope,
-            .x = q_rope,
-            .row_stride = q_width,
-            .head_stride = head,
-            .positions = batch.positions,
-            .theta = config_.rope_theta,
-            .table = ws_.rope_table});
-  ops.rope({.rows = rows,
-            .heads = 1,
-            .dims = shape.rope,
-            .x = k_rope,
-            .row_stride = kv_width,
-            .head_stride = shape.rope,
-            .positions = batch.positions,
-            .theta = config_.rope_theta,
-            .table = ws_.rope_table});
+  rope(ops, batch, q_rope, shape.heads, config_.qk_head_dim());
+  rope(ops, batch, k_rope, 1, shape.rope);
   ops.mark(index, "self_attn.kv_write");
   ops.kv_write({.batch = &batch,
                 .kv = cache.layer(index),
-                .latent = ws_.latent,
-                .latent_stride = shape.latent,
-                .rope = k_rope,
-                .rope_stride = kv_width});
+                .latent = ws_.latent.data,
+                .latent_stride = ws_.latent.stride,
+                .rope = k_rope.data,
+                .rope_stride = k_rope.stride});
 
+  attend(ops, index, weights.kv_b, batch, cache.layer(index));
+  ops.mark(index, "self_attn.o_proj");
+  linear(ops, batch, ws_.attention, weights.o, ws_.branch);
+}
+
+// Absorbed: q.(W_UK c) = (W_UK^T q).c, so that all heads attend to the latents themselves. Expanded: K and V are made
+// from the latents first. Both give the same sums in another order.
+void Model::attend(Ops& ops, int index, const LinearWeight& kv_b, const TokenBatch& batch, const KvView& kv) {
+  const MlaShape shape = config_.mla();
+  const double scale = config_.attention_scale();
   if (options_.attention == AttentionForm::kExpanded) {
     ops.mark(index, "self_attn.expanded");
     ops.mla_expanded({.batch = &batch,
-                      .kv = cache.layer(index),
+                      .kv = kv,
                       .shape = shape,
-                      .kv_b = &weights.kv_b,
-                      .scale = config_.attention_scale(),
-                      .q = ws_.q,
-                      .out = ws_.attention});
-  } else {
-    ops.mark(index, "self_attn.absorb");
-    ops.mla_absorb({.rows = rows,
-                    .shape = shape,
-                    .kv_b = &weights.kv_b,
-                    .roles = batch.roles,
-                    .q = ws_.q,
-                    .q_row_stride = q_width,
-                    .q_head_stride = head,
-                    .out = ws_.q_latent});
-    ops.mark(index, "self_attn.attend");
-    ops.mla_attend({.batch = &batch,
-                    .kv = cache.layer(index),
-                    .shape = shape,
-                    .scale = config_.attention_scale(),
-                    .q_latent = ws_.q_latent,
-                    .q_rope = q_rope,
-                    .q_row_stride = q_width,
-                    .q_head_stride = head,
-                    .out = ws_.o_latent});
-    ops.mark(index, "self_attn.unabsorb");
-    ops.mla_unabsorb({.rows = rows,
-                      .shape = shape,
-                      .kv_b = &weights.kv_b,
-                      .roles = batch.roles,
-                      .o_latent = ws_.o_latent,
-                      .out = ws_.attention});
+                      .kv_b = &kv_b,
+                      .scale = scale,
+                      .q = ws_.q.data,
+                      .out = ws_.attention.data});
+    return;
   }
-  ops.mark(index, "self_attn.o_proj");
-  ops.linear({.rows = rows,
-              .x = ws_.attention,
-              .x_stride = int64_t{shape.heads} * shape.value,
-              .weight = &weights.o,
-              .roles = batch.roles,
-              .out = ws_.branch,
-              .out_stride = hidden});
+  ops.mark(index, "self_attn.absorb");
+  ops.mla_absorb({.rows = batch.n_tokens,
+                  .shape = shape,
+                  .kv_b = &kv_b,
+                  .roles = batch.roles,
+                  .q = ws_.q.data,
+                  .q_row_stride = ws_.q.stride,
+                  .q_head_stride = config_.qk_head_dim(),
+                  .out = ws_.q_latent.data});
+  ops.mark(index, "self_attn.attend");
+  ops.mla_attend({.batch = &batch,
+                  .kv = kv,
+                  .shape = shape,
+                  .scale = scale,
+                  .q_latent = ws_.q_latent.data,
+                  .q_rope = columns(ws_.q, shape.nope).data,
+                  .q_row_stride = ws_.q.stride,
+                  .q_head_stride = config_.qk_head_dim(),
+                  .out = ws_.o_latent.data});
+  ops.mark(index, "self_attn.unabsorb");
+  ops.mla_unabsorb({.rows = batch.n_tokens,
+                    .shape = shape,
+                    .kv_b = &kv_b,
+                    .roles = batch.roles,
+                    .o_latent = ws_.o_latent.data,
+                    .out = ws_.attention.data});
 }
 
-void Model::dense_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& batch) {
-  const int64_t hidden = config_.hidden_size;
-  const int64_t width = config_.intermediate_size;
-  ops.linear({.rows = batch.n_tokens,
-              .x = ws_.x,
-              .x_stride = hidden,
-              .weight = &weights.gate,
-              .roles = batch.roles,
-              .out = ws_.gate,
-              .out_stride = width});
-  ops.linear({.rows = batch.n_tokens,
-              .x = ws_.x,
-              .x_stride = hidden,
-              .weight = &weights.up,
-              .roles = batch.roles,
-              .out = ws_.up,
-              .out_stride = width});
-  ops.swiglu({.rows = batch.n_tokens, .width = width, .gate = ws_.gate, .up = ws_.up, .out = ws_.gate});
-  ops.linear({.rows = batch.n_tokens,
-              .x = ws_.gate,
-              .x_stride = width,
-              .weight = &weights.down,
-              .roles = batch.roles,
-              .out = ws_.branch,
-              .out_stride = hidden});
+void Model::rope(Ops& ops, const TokenBatch& batch, Matrix x, int heads, int64_t head_stride) {
+  ops.rope({.rows = batch.n_tokens,
+            .heads = heads,
+            .dims = config_.qk_rope_head_dim,
+            .x = x.data,
+            .row_stride = x.stride,
+            .head_stride = head_stride,
+            .positions = batch.positions,
+            .theta = config_.rope_theta,
+            .table = ws_.rope_table});
 }
 
-void Model::moe(Ops& ops, const MoeWeights& weights, const TokenBatch& batch) {
-  const int rows = batch.n_tokens;
-  const int top_k = config_.top_k;
-  const int64_t hidden = config_.hidden_size;
-  const int64_t width = config_.moe_intermediate_size;
-  ops.linear({.rows = rows,
-              .x = ws_.x,
-              .x_stride = hidden,
-              .weight = &weights.router,
-              .roles = batch.roles,
-              .out = ws_.router_logits,
-              .out_stride = config_.n_routed_experts});
-  ops.route({.rows = rows,
+// out = down(silu(gate x) * up x)
+void Model::swiglu_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& batch, Matrix out) {
+  const int64_t width = weights.gate.out_features;
+  const Matrix gate{ws_.gate.data, width};
+  const Matrix up{ws_.up.data, width};
+  linear(ops, batch, ws_.x, weights.gate, gate);
+  linear(ops, batch, ws_.x, weights.up, up);
+  ops.swiglu({.rows = batch.n_tokens, .width = width, .gate = gate.data, .up = up.data, .out = gate.data});
+  linear(ops, batch, gate, weights.down, out);
+}
+
+// out = sum over the chosen of w_e * expert_e(x), plus the shared expert, which is not scaled.
+void Model::moe(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch) {
+  ops.mark(index, "mlp.gate");
+  linear(ops, batch, ws_.x, weights.router, ws_.router_logits);
+  ops.route({.rows = batch.n_tokens,
              .n_experts = config_.n_routed_experts,
-             .top_k = top_k,
+             .top_k = config_.top_k,
              .n_group = config_.n_group,
              .topk_group = config_.topk_group,
              .normalize = config_.norm_topk_prob,
              .scale = config_.routed_scaling_factor,
-             .logits = ws_.router_logits,
+             .logits = ws_.router_logits.data,
              .bias = weights.correction_bias,
              .ids = ws_.expert_ids,
-             .weights = ws_.expert_weights});
+             .weights = ws_.expert_weights.data});
 
-  // The fused op's scratch has one slot for the shared expert, so it must be as wide as a routed one.
-  const bool shared_fits = !weights.shared || weights.shared->gate.out_features == width;
-  if (options_.use_fused_moe && config_.use_fused_moe && ops.has_fused_moe() && shared_fits) {
-    ops.fused_moe({.rows = rows,
-                   .top_k = top_k,
-                   .ids = ws_.expert_ids,
-                   .weights = ws_.expert_weights,
-                   .x = ws_.x,
-                   .x_stride = hidden,
-                   .gate = &weights.gate,
-                   .up = &weights.up,
-                   .down = &weights.down,
-                   .shared_gate = weights.shared ? &weights.shared->gate : nullptr,
-                   .shared_up = weights.shared ? &weights.shared->up : nullptr,
-                   .shared_down = weights.shared ? &weights.shared->down : nullptr,
-                   .roles = batch.roles,
-                   .hidden = ws_.gate,
-                   .out = ws_.branch});
+  // The fused op's scratch has one slot for the shared expert, so that must be as wide as a routed one.
+  const bool shared_fits = !weights.shared || weights.shared->gate.out_features == config_.moe_intermediate_size;
+  if (!options_.use_fused_moe || !config_.use_fused_moe || !ops.has_fused_moe() || !shared_fits) {
+    unfused_experts(ops, index, weights, batch);
     return;
   }
+  ops.mark(index, "mlp.experts");
+  ops.fused_moe({.rows = batch.n_tokens,
+                 .top_k = config_.top_k,
+                 .ids = ws_.expert_ids,
+                 .weights = ws_.expert_weights.data,
+                 .x = ws_.x.data,
+                 .x_stride = ws_.x.stride,
+                 .gate = &weights.gate,
+                 .up = &weights.up,
+                 .down = &weights.down,
+                 .shared_gate = weights.shared ? &weights.shared->gate : nullptr,
+                 .shared_up = weights.shared ? &weights.shared->up : nullptr,
+                 .shared_down = weights.shared ? &weights.shared->down : nullptr,
+                 .roles = batch.roles,
+                 .hidden = ws_.expert_gate.data,
+                 .out = ws_.branch.data});
+}
 
-  ops.expert_linear({.rows = rows,
-                     .top_k = top_k,
-                     .ids = ws_.expert_ids,
-                     .x = ws_.x,
-                     .x_row_stride = hidden,
-                     .x_slot_stride = 0,
-                     .bank = &weights.gate,
-                     .roles = batch.roles,
-                     .out = ws_.gate});
-  ops.expert_linear({.rows = rows,
-                     .top_k = top_k,
-                     .ids = ws_.expert_ids,
-                     .x = ws_.x,
-                     .x_row_stride = hidden,
-                     .x_slot_stride = 0,
-                     .bank = &weights.up,
-                     .roles = batch.roles,
-                     .out = ws_.expert_up});
-  ops.swiglu({.rows = rows * top_k, .width = width, .gate = ws_.gate, .up = ws_.expert_up, .out = ws_.gate});
-  ops.expert_linear({.rows = rows,
-                     .top_k = top_k,
-                     .ids = ws_.expert_ids,
-                     .x = ws_.gate,
-                     .x_row_stride = top_k * width,
-                     .x_slot_stride = width,
-                     .bank = &weights.down,
-                     .roles = batch.roles,
-                     .out = ws_.expert_out});
-  if (weights.shared) {
-    const int64_t shared = weights.shared->gate.out_features;
-    ops.linear({.rows = rows,
-                .x = ws_.x,
-                .x_stride = hidden,
-                .weight = &weights.shared->gate,
-                .roles = batch.roles,
-                .out = ws_.shared_gate,
-                .out_stride = shared});
-    ops.linear({.rows = rows,
-                .x = ws_.x,
-                .x_stride = hidden,
-                .weight = &weights.shared->up,
-                .roles = batch.roles,
-                .out = ws_.shared_up,
-                .out_stride = shared});
-    ops.swiglu({.rows = rows, .width = shared, .gate = ws_.shared_gate, .up = ws_.shared_up, .out = ws_.shared_gate});
-    ops.linear({.rows = rows,
-                .x = ws_.shared_gate,
-                .x_stride = shared,
-                .weight = &weights.shared->down,
-                .roles = batch.roles,
-                .out = ws_.shared_out,
-                .out_stride = hidden});
-  }
-  ops.expert_sum({.rows = rows,
-                  .top_k = top_k,
-                  .width = hidden,
-                  .y = ws_.expert_out,
-                  .weights = ws_.expert_weights,
-                  .shared = weights.shared ? ws_.shared_out : View{},
-                  .out = ws_.branch});
+void Model::unfused_experts(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch) {
+  const int64_t width = config_.moe_intermediate_size;
+  const auto experts = [&](const char* part, View x, int64_t row_stride, int64_t slot_stride, const ExpertBank& bank,
+                           Matrix out) {
+    ops.mark(index, part);
+    ops.expert_linear({.rows = batch.n_tokens,
+                       .top_k = config_.top_k,
+                       .ids = ws_.expert_ids,
+                       .x = x,
+                       .x_row_stride = row_stride,
+                       .x_slot_stride = slot_stride,
+                       .bank = &bank,
+                       .roles = batch.roles,
+                       .out = out.data});
+  };
+  experts("mlp.experts.gate_proj", ws_.x.data, ws_.x.stride, 0, weights.gate, ws_.expert_gate);
+  experts("mlp.experts.up_proj", ws_.x.data, ws_.x.stride, 0, weights.up, ws_.expert_up);
+  ops.swiglu({.rows = batch.n_tokens * config_.top_k,
+              .width = width,
+              .gate = ws_.expert_gate.data,
+              .up = ws_.expert_up.data,
+              .out = ws_.expert_gate.data});
+  experts("mlp.experts.down_proj", ws_.expert_gate.data, config_.top_k * width, width, weights.down, ws_.expert_out);
+  ops.mark(index, "mlp.shared_experts");
+  if (weights.shared) swiglu_mlp(ops, *weights.shared, batch, ws_.shared_out);
+  ops.mark(index, "mlp.experts sum");
+  ops.expert_sum({.rows = batch.n_tokens,
+                  .top_k = config_.top_k,
+                  .width = config_.hidden_size,
+                  .y = ws_.expert_out.data,
+                  .weights = ws_.expert_weights.data,
+                  .shared = weights.shared ? ws_.shared_out.data : View{},
+                  .out = ws_.branch.data});
 }
 
 // Multi-token prediction: one more sparse block over [embedding of the next token | final hidden state of this one],
@@ -320,57 +212,24 @@ View Model::mtp(Stream& stream, const Outputs& trunk, std::span<const int32_t> n
   const MtpWeights& mtp = *weights_.mtp;
   const TokenBatch& batch = trunk.batch;
   const int index = config_.n_layers;
-  const int64_t hidden = config_.hidden_size;
+  const Matrix hidden{trunk.hidden, config_.hidden_size};
   stream.upload(ws_.ids, std::as_bytes(next_ids));
 
   stream.mark(index, "embed_tokens");
-  stream.embed({.rows = batch.n_tokens,
-                .ids = ws_.ids,
-                .table = mtp.embedding ? &*mtp.embedding : &weights_.embedding,
-                .out = ws_.h,
-                .out_stride = hidden});
+  embed(stream, batch, mtp.embedding ? *mtp.embedding : weights_.embedding, ws_.h);
   stream.mark(index, "enorm");
-  stream.rms_norm({.rows = batch.n_tokens,
-                   .x = ws_.h,
-                   .x_stride = hidden,
-                   .gain = &mtp.embedding_norm,
-                   .eps = config_.rms_norm_eps,
-                   .out = ws_.mtp_input,
-                   .out_stride = 2 * hidden});
+  rms_norm(stream, batch.n_tokens, ws_.h, mtp.embedding_norm, config_.rms_norm_eps, ws_.mtp_input);
   stream.mark(index, "hnorm");
-  stream.rms_norm({.rows = batch.n_tokens,
-                   .x = trunk.hidden,
-                   .x_stride = hidden,
-                   .gain = &mtp.hidden_norm,
-                   .eps = config_.rms_norm_eps,
-                   .out = shifted(*device_, ws_.mtp_input, hidden),
-                   .out_stride = 2 * hidden});
+  rms_norm(stream, batch.n_tokens, hidden, mtp.hidden_norm, config_.rms_norm_eps,
+           columns(ws_.mtp_input, config_.hidden_size));
   stream.mark(index, "eh_proj");
-  stream.linear({.rows = batch.n_tokens,
-                 .x = ws_.mtp_input,
-                 .x_stride = 2 * hidden,
-                 .weight = &mtp.projection,
-                 .roles = batch.roles,
-                 .out = ws_.h,
-                 .out_stride = hidden});
+  linear(stream, batch, ws_.mtp_input, mtp.projection, ws_.h);
   layer(stream, index, mtp.layer, batch, cache);
   stream.mark(index, "shared_head.norm");
-  stream.rms_norm({.rows = batch.n_tokens,
-                   .x = ws_.h,
-                   .x_stride = hidden,
-                   .gain = &mtp.head_norm,
-                   .eps = config_.rms_norm_eps,
-                   .out = ws_.x,
-                   .out_stride = hidden});
+  rms_norm(stream, batch.n_tokens, ws_.h, mtp.head_norm, config_.rms_norm_eps, ws_.x);
   stream.mark(index, "shared_head.head");
-  stream.linear({.rows = batch.n_tokens,
-                 .x = ws_.x,
-                 .x_stride = hidden,
-                 .weight = mtp.head ? &*mtp.head : &weights_.head,
-                 .roles = batch.roles,
-                 .out = ws_.mtp_logits,
-                 .out_stride = config_.vocab_size});
-  return ws_.mtp_logits;
+  linear(stream, batch, ws_.x, mtp.head ? *mtp.head : weights_.head, ws_.mtp_logits);
+  return ws_.mtp_logits.data;
 }
 
 }  // namespace marlin

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "marlin/error.h"
+#include "model/enqueue.h"
 
 namespace marlin {
 namespace {
@@ -46,14 +47,14 @@ void Model::allocate_workspace() {
   const int64_t slots = options_.max_slots;
   const int64_t blocks = (options_.max_positions + kKvBlockTokens - 1) / kKvBlockTokens;
   const int64_t chosen = tokens * c.top_k;
-  const int64_t moe_width = c.moe_intermediate_size;
-  const int64_t shared_width = moe_width * c.n_shared_experts;
+  const int64_t shared = int64_t{c.moe_intermediate_size} * c.n_shared_experts;
   const auto raw = [&](View& view, int64_t bytes) {
     buffers_.push_back(device_->allocate(static_cast<size_t>(std::max<int64_t>(bytes, 64))));
     view = {buffers_.back().get(), 0};
   };
-  const auto act = [&](View& view, int64_t elements) {
-    raw(view, static_cast<int64_t>(activation_bytes(*device_, elements)));
+  const auto rows = [&](Matrix& matrix, int64_t n, int64_t width) {
+    raw(matrix.data, static_cast<int64_t>(activation_bytes(*device_, n * width)));
+    matrix.stride = width;
   };
 
   raw(ws_.ids, tokens * 4);
@@ -62,37 +63,30 @@ void Model::allocate_workspace() {
   raw(ws_.roles, tokens);
   raw(ws_.block_tables, slots * blocks * 4);
   raw(ws_.logit_rows, static_cast<int64_t>(options_.max_logit_rows) * 4);
+  raw(ws_.expert_ids, chosen * 4);
   raw(ws_.rope_table, int64_t{options_.max_positions} * c.qk_rope_head_dim * 4);
 
-  act(ws_.h, tokens * hidden);
-  act(ws_.x, tokens * hidden);
-  act(ws_.branch, tokens * hidden);
-  act(ws_.normed, tokens * hidden);
-  act(ws_.q_a, tokens * c.q_lora_rank);
-  act(ws_.q, tokens * c.n_heads * c.qk_head_dim());
-  act(ws_.kv_a, tokens * (c.kv_lora_rank + c.qk_rope_head_dim));
-  act(ws_.latent, tokens * c.kv_lora_rank);
-  act(ws_.q_latent, tokens * c.n_heads * c.kv_lora_rank);
-  act(ws_.o_latent, tokens * c.n_heads * c.kv_lora_rank);
-  act(ws_.attention, tokens * c.n_heads * c.v_head_dim);
-  // gate also serves as the fused op's scratch: one slot more for the shared expert.
-  act(ws_.gate, std::max(tokens * c.intermediate_size, (chosen + tokens) * moe_width));
-  act(ws_.up, tokens * c.intermediate_size);
-  act(ws_.router_logits, tokens * c.n_routed_experts);
-  raw(ws_.expert_ids, chosen * 4);
-  act(ws_.expert_weights, chosen);
-  act(ws_.expert_up, chosen * moe_width);
-  act(ws_.expert_out, chosen * hidden);
-  act(ws_.shared_gate, tokens * shared_width);
-  act(ws_.shared_up, tokens * shared_width);
-  act(ws_.shared_out, tokens * hidden);
-  act(ws_.rows, options_.max_logit_rows * hidden);
-  act(ws_.logits, int64_t{options_.max_logit_rows} * c.vocab_size);
+  for (Matrix* matrix : {&ws_.h, &ws_.x, &ws_.branch, &ws_.normed, &ws_.shared_out}) rows(*matrix, tokens, hidden);
+  rows(ws_.q_a, tokens, c.q_lora_rank);
+  rows(ws_.q, tokens, int64_t{c.n_heads} * c.qk_head_dim());
+  rows(ws_.kv_a, tokens, c.kv_lora_rank + c.qk_rope_head_dim);
+  rows(ws_.latent, tokens, c.kv_lora_rank);
+  rows(ws_.q_latent, tokens, int64_t{c.n_heads} * c.kv_lora_rank);
+  rows(ws_.o_latent, tokens, int64_t{c.n_heads} * c.kv_lora_rank);
+  rows(ws_.attention, tokens, int64_t{c.n_heads} * c.v_head_dim);
+  for (Matrix* matrix : {&ws_.gate, &ws_.up}) rows(*matrix, tokens, std::max<int64_t>(c.intermediate_size, shared));
+  rows(ws_.router_logits, tokens, c.n_routed_experts);
+  rows(ws_.expert_weights, tokens, c.top_k);
+  rows(ws_.expert_gate, chosen + tokens, c.moe_intermediate_size);  // the fused op adds a slot for the shared expert
+  rows(ws_.expert_up, chosen, c.moe_intermediate_size);
+  rows(ws_.expert_out, chosen, hidden);
+  rows(ws_.rows, options_.max_logit_rows, hidden);
+  rows(ws_.logits, options_.max_logit_rows, c.vocab_size);
   if (has_mtp()) {
-    act(ws_.mtp_input, tokens * 2 * hidden);
-    act(ws_.mtp_logits, tokens * c.vocab_size);
+    rows(ws_.mtp_input, tokens, 2 * hidden);
+    rows(ws_.mtp_logits, tokens, c.vocab_size);
   }
-  host_ints_.resize(static_cast<size_t>(std::max({tokens * 3 + options_.max_logit_rows, slots * blocks})));
+  host_ints_.resize(static_cast<size_t>(std::max(tokens * 3 + options_.max_logit_rows, slots * blocks)));
   host_roles_.resize(static_cast<size_t>(tokens));
 }
 
@@ -154,55 +148,44 @@ TokenBatch Model::upload(Stream& stream, const Step& step) {
 Model::Outputs Model::forward(Stream& stream, const Step& step, KvCache& cache, View captured) {
   if (!rope_ready_) fill_rope_table(stream);
   const TokenBatch batch = upload(stream, step);
-  const int64_t hidden = config_.hidden_size;
-  const size_t bytes = activation_bytes(*device_, batch.n_tokens * hidden);
-  const auto capture = [&](int index, View from) {
-    if (captured) stream.copy({.from = from, .to = captured.at(static_cast<size_t>(index) * bytes), .bytes = bytes});
+  const size_t bytes = activation_bytes(*device_, int64_t{batch.n_tokens} * config_.hidden_size);
+  const auto capture = [&](int index, Matrix from) {
+    const View to = captured.at(static_cast<size_t>(index) * bytes);
+    if (captured) stream.copy({.from = from.data, .to = to, .bytes = bytes});
   };
 
   stream.mark(-1, "embed_tokens");
-  stream.embed(
-      {.rows = batch.n_tokens, .ids = batch.ids, .table = &weights_.embedding, .out = ws_.h, .out_stride = hidden});
+  embed(stream, batch, weights_.embedding, ws_.h);
   for (int i = 0; i < config_.n_layers; ++i) {
     capture(i, ws_.h);
     layer(stream, i, weights_.layers[static_cast<size_t>(i)], batch, cache);
   }
   stream.mark(-1, "norm");
-  stream.rms_norm({.rows = batch.n_tokens,
-                   .x = ws_.h,
-                   .x_stride = hidden,
-                   .gain = &weights_.norm,
-                   .eps = config_.rms_norm_eps,
-                   .out = ws_.normed,
-                   .out_stride = hidden});
+  rms_norm(stream, batch.n_tokens, ws_.h, weights_.norm, config_.rms_norm_eps, ws_.normed);
   capture(config_.n_layers, ws_.normed);
-  return {.logits = ws_.logits, .n_logit_rows = head(stream, step), .hidden = ws_.normed, .batch = batch};
+  const int n_logit_rows = head(stream, step);
+  return {.logits = ws_.logits.data, .n_logit_rows = n_logit_rows, .hidden = ws_.normed.data, .batch = batch};
 }
 
 // Only the rows somebody asked for: a prefill chunk would otherwise make 512 x 154,880 logits.
 int Model::head(Stream& stream, const Step& step) {
-  size_t rows = 0;
+  int rows = 0;
   for (size_t i = 0; i < step.tokens.size(); ++i) {
     if (!step.tokens[i].wants_logits) continue;
-    MARLIN_CHECK(rows < static_cast<size_t>(options_.max_logit_rows), "more than {} logits rows wanted",
-                 options_.max_logit_rows);
-    host_ints_[rows++] = static_cast<int32_t>(i);
+    MARLIN_CHECK(rows < options_.max_logit_rows, "more than {} logits rows wanted", options_.max_logit_rows);
+    host_ints_[static_cast<size_t>(rows++)] = static_cast<int32_t>(i);
   }
   if (rows == 0) return 0;
-  const int64_t hidden = config_.hidden_size;
-  const int n = static_cast<int>(rows);
-  stream.upload(ws_.logit_rows, bytes_of(host_ints_, 0, rows));
+  stream.upload(ws_.logit_rows, bytes_of(host_ints_, 0, static_cast<size_t>(rows)));
   stream.mark(-1, "lm_head");
-  stream.gather_rows(
-      {.rows = n, .width = hidden, .x = ws_.normed, .x_stride = hidden, .index = ws_.logit_rows, .out = ws_.rows});
-  stream.linear({.rows = n,
-                 .x = ws_.rows,
-                 .x_stride = hidden,
-                 .weight = &weights_.head,
-                 .roles = {},
-                 .out = ws_.logits,
-                 .out_stride = config_.vocab_size});
-  return n;
+  stream.gather_rows({.rows = rows,
+                      .width = config_.hidden_size,
+                      .x = ws_.normed.data,
+                      .x_stride = ws_.normed.stride,
+                      .index = ws_.logit_rows,
+                      .out = ws_.rows.data});
+  linear(stream, rows, {}, ws_.rows, weights_.head, ws_.logits);
+  return rows;
 }
 
 }  // namespace marlin

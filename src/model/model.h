@@ -26,6 +26,12 @@ struct ModelOptions {
   bool use_fused_moe = true;
 };
 
+/// Rows of activations in a workspace buffer: `stride` elements from one row to the next.
+struct Matrix {
+  View data;
+  int64_t stride = 0;
+};
+
 /// One token of a step, as the host plans it.
 struct StepToken {
   int32_t id = 0;
@@ -79,15 +85,22 @@ class Model {
   int head(Stream& stream, const Step& step);
   void layer(Ops& ops, int index, const LayerWeights& weights, const TokenBatch& batch, KvCache& cache);
   void attention(Ops& ops, int index, const AttentionWeights& weights, const TokenBatch& batch, KvCache& cache);
-  void dense_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& batch);
-  void moe(Ops& ops, const MoeWeights& weights, const TokenBatch& batch);
+  void attend(Ops& ops, int index, const LinearWeight& kv_b, const TokenBatch& batch, const KvView& kv);
+  void rope(Ops& ops, const TokenBatch& batch, Matrix x, int heads, int64_t head_stride);
+  void swiglu_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& batch, Matrix out);
+  void moe(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch);
+  void unfused_experts(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch);
+  /// The columns of `m` from `column` on.
+  Matrix columns(Matrix m, int64_t column) const { return {m.data.at(activation_bytes(*device_, column)), m.stride}; }
 
-  /// Device buffers of one step's intermediate results; shapes in model.cc.
+  /// Device buffers of one step's intermediate results; widths in allocate_workspace.
   struct Workspace {
-    View ids, positions, slots, roles, block_tables, logit_rows;
-    View h, x, q_a, q, kv_a, latent, q_latent, o_latent, attention, branch;
-    View gate, up, router_logits, expert_ids, expert_weights, expert_up, expert_out, shared_gate, shared_up, shared_out;
-    View rows, logits, normed, mtp_input, mtp_logits, rope_table;
+    View ids, positions, slots, roles, block_tables, logit_rows, expert_ids, rope_table;
+    Matrix h, x, branch;                                         // residual stream, normed input, its update
+    Matrix q_a, q, kv_a, latent, q_latent, o_latent, attention;  // attention
+    Matrix gate, up;                                             // dense and shared SwiGLU
+    Matrix router_logits, expert_weights, expert_gate, expert_up, expert_out, shared_out;  // rows of all chosen experts
+    Matrix normed, rows, logits, mtp_input, mtp_logits;
   };
 
   ModelConfig config_;
