@@ -1,0 +1,237 @@
+#include "quantize/quantize.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <thread>
+
+#include "format/checkpoint.h"
+#include "format/fp4.h"
+#include "marlin/error.h"
+#include "model/tensors.h"
+#include "quantize/rtn.h"
+
+namespace marlin {
+namespace {
+
+// Source bytes read, quantized and written at a time: what bounds the memory.
+constexpr int64_t kChunkElements = int64_t{1} << 22;
+
+using Sink = std::function<void(std::span<const std::byte>)>;
+
+/// The conversion of one checkpoint: decides what each tensor becomes and produces it when the writer asks.
+class Conversion {
+ public:
+  Conversion(const Checkpoint& source, const ModelConfig& config, const QuantizeOptions& options)
+      : source_(source),
+        config_(config),
+        options_(options),
+        pool_(static_cast<int>(std::max(1U, std::thread::hardware_concurrency()))) {}
+
+  std::vector<OutputTensor> plan() {
+    std::vector<OutputTensor> out;
+    for (const ExpectedTensor& tensor : expected_tensors(config_)) {
+      if (!stored(tensor)) continue;
+      if (!tensor.linear) {
+        keep(source_.tensor(tensor.name, tensor.shape), tensor, out);
+        continue;
+      }
+      const LinearTensors linear = source_.linear(tensor.name, tensor.shape[0], tensor.shape[1]);
+      if (linear.quantized()) {
+        throw Error(ErrorCode::kUsage,
+                    fmt::format("{}: {} is quantized already; expected a BF16, F16 or F32 checkpoint",
+                                source_.directory().string(), tensor.name));
+      }
+      if (same_as_trunk(tensor, *linear.plain)) continue;
+      if (becomes_fp4(tensor)) {
+        quantize(linear, tensor, out);
+      } else {
+        keep(*linear.plain, tensor, out);
+        kept_.push_back(tensor.name);
+      }
+      if (linear.bias) keep(*linear.bias, tensor, out);
+    }
+    return out;
+  }
+
+  QuantizeReport& report() { return report_; }
+  const std::vector<std::string>& kept_linears() const { return kept_; }
+
+ private:
+  bool stored(const ExpectedTensor& tensor) const {
+    return tensor.linear ? source_.has_linear(tensor.name) : source_.has_tensor(tensor.name);
+  }
+
+  bool becomes_fp4(const ExpectedTensor& tensor) const {
+    switch (tensor.kind) {
+      case TensorKind::kEmbedding:
+        return options_.include_embeddings;
+      case TensorKind::kHead:
+        return options_.include_head;
+      case TensorKind::kRouter:
+      case TensorKind::kNorm:
+        return false;
+      default:
+        return true;
+    }
+  }
+
+  /// The published model stores its MTP layer with copies of embedding and head; equal copies are left out.
+  bool same_as_trunk(const ExpectedTensor& tensor, const TensorView& copy) const {
+    if (tensor.layer != config_.n_layers) return false;
+    if (tensor.kind != TensorKind::kEmbedding && tensor.kind != TensorKind::kHead) return false;
+    const std::string trunk = tensor.kind == TensorKind::kEmbedding ? "model.embed_tokens" : "lm_head";
+    if (!source_.has_linear(trunk)) return false;
+    const LinearTensors original = source_.linear(trunk, tensor.shape[0], tensor.shape[1]);
+    return original.plain && original.plain->dtype == copy.dtype && std::ranges::equal(original.plain->data, copy.data);
+  }
+
+  void keep(const TensorView& tensor, const ExpectedTensor& expected, std::vector<OutputTensor>& out) {
+    report_.plain_parameters += tensor.elements();
+    report_.bytes += tensor.data.size();
+    std::string name = expected.linear && tensor.shape.size() == 2 ? expected.name + ".weight" : tensor.name;
+    out.push_back({.spec = {std::move(name), tensor.dtype, tensor.shape},
+                   .layer = expected.layer,
+                   .produce = [tensor](const Sink& sink) { sink(tensor.data); }});
+  }
+
+  void quantize(const LinearTensors& linear, const ExpectedTensor& expected, std::vector<OutputTensor>& out) {
+    const int64_t group = options_.group_size;
+    const int64_t rows = linear.out_features;
+    const int64_t columns = linear.in_features;
+    if (columns % group != 0) {
+      throw Error(
+          ErrorCode::kUsage,
+          fmt::format("{}: in_features {} is not a multiple of the group size {}; choose --group-size 32, 64 or "
+                      "128 that divides it",
+                      expected.name, columns, group));
+    }
+    report_.quantized_parameters += rows * columns;
+    report_.bytes += static_cast<uint64_t>(rows * (columns / 2 + columns / group * 2));
+    // The scales' turn comes after all codes of the shard; they wait here meanwhile (1/32 of the codes' size).
+    auto scales = std::make_shared<std::vector<uint16_t>>();
+    out.push_back({.spec = {expected.name + ".weight", DType::kU32, {rows, columns / 8}},
+                   .layer = expected.layer,
+                   .produce = [this, source = *linear.plain, scales](const Sink& sink) {
+                     produce_codes(source, *scales, sink);
+                   }});
+    out.push_back({.spec = {expected.name + ".scales", DType::kF16, {rows, columns / group}},
+                   .layer = expected.layer,
+                   .produce = [scales](const Sink& sink) {
+                     sink(std::as_bytes(std::span(*scales)));
+                     scales->clear();
+                     scales->shrink_to_fit();
+                   }});
+  }
+
+  void produce_codes(const TensorView& source, std::vector<uint16_t>& scales, const Sink& sink) {
+    RtnQuantizer quantizer(source, options_.group_size);
+    const int64_t columns = source.shape[1];
+    const int64_t groups = columns / options_.group_size;
+    const int64_t chunk = std::max<int64_t>(1, kChunkElements / columns);
+    scales.resize(static_cast<size_t>(quantizer.rows() * groups));
+    std::vector<uint8_t> codes(static_cast<size_t>(std::min(chunk, quantizer.rows()) * columns / 2));
+    for (int64_t begin = 0; begin < quantizer.rows(); begin += chunk) {
+      const int64_t end = std::min(begin + chunk, quantizer.rows());
+      quantizer.quantize(pool_, begin, end, codes.data(), scales.data() + begin * groups);
+      sink(std::as_bytes(std::span(codes).first(static_cast<size_t>((end - begin) * columns / 2))));
+    }
+    report_.tensors.push_back(quantizer.error());
+  }
+
+  const Checkpoint& source_;
+  const ModelConfig& config_;
+  const QuantizeOptions& options_;
+  ThreadPool pool_;
+  QuantizeReport report_;
+  std::vector<std::string> kept_;
+};
+
+nlohmann::ordered_json quantized_config(const std::filesystem::path& source, const QuantizeOptions& options,
+                                        const std::vector<std::string>& kept) {
+  auto config = nlohmann::ordered_json::parse(read_text_file(source / "config.json"));
+  config["quantization_config"] = {{"quant_method", "mmfp4"},
+                                   {"format", "e2m1"},
+                                   {"group_size", options.group_size},
+                                   {"scale_dtype", "float16"},
+                                   {"method", "rtn"},
+                                   {"modules_to_not_convert", kept},
+                                   {"producer", "metal-marlin " MARLIN_VERSION}};
+  return config;
+}
+
+void copy_side_files(const std::filesystem::path& source, const std::filesystem::path& destination) {
+  for (const char* name :
+       {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
+    if (std::filesystem::exists(source / name)) {
+      write_file_atomically(destination / name, read_text_file(source / name, size_t{256} << 20));
+    }
+  }
+}
+
+void check_options(const std::filesystem::path& source, const std::filesystem::path& destination,
+                   const QuantizeOptions& options) {
+  if (!fp4::legal_group_size(options.group_size)) {
+    throw Error(ErrorCode::kUsage, fmt::format("group size {} is not one of 32, 64 and 128", options.group_size));
+  }
+  std::error_code ignored;
+  if (std::filesystem::equivalent(source, destination, ignored)) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{} is both source and destination; choose another destination", destination.string()));
+  }
+}
+
+}  // namespace
+
+Json QuantizeReport::to_json() const {
+  Json rows = Json::array();
+  for (const TensorError& t : tensors) {
+    rows.push_back({{"name", t.name},
+                    {"rows", t.rows},
+                    {"columns", t.columns},
+                    {"relative_rmse", t.relative_rmse},
+                    {"max_abs", t.max_abs},
+                    {"sqnr_db", std::isfinite(t.sqnr_db) ? Json(t.sqnr_db) : Json(nullptr)}});
+  }
+  return {{"tensors", rows}, {"quantized_parameters", quantized_parameters}, {"plain_parameters", plain_parameters},
+          {"bytes", bytes},  {"bits_per_weight", bits_per_weight},           {"seconds", seconds}};
+}
+
+QuantizeReport quantize_checkpoint(const std::filesystem::path& source, const std::filesystem::path& destination,
+                                   const QuantizeOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  check_options(source, destination, options);
+  const Checkpoint checkpoint = Checkpoint::open(source);
+  const ModelConfig config = ModelConfig::from_json(checkpoint.config(), (source / "config.json").string());
+  const std::vector<std::string> missing = missing_tensors(checkpoint, config, /*with_mtp=*/false);
+  if (!missing.empty()) {
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("{}: {} tensors are missing, the first is {}; expected a whole checkpoint", source.string(),
+                            missing.size(), missing.front()));
+  }
+  Conversion conversion(checkpoint, config, options);
+  std::vector<OutputTensor> tensors = conversion.plan();
+  // The recipe stands in every shard's header: resume keeps only shards made by the same one.
+  const std::map<std::string, std::string> recipe = {
+      {"format", "pt"}, {"method", "rtn"}, {"group_size", std::to_string(options.group_size)}};
+  std::filesystem::create_directories(destination);
+  write_checkpoint(destination, std::move(tensors),
+                   {.max_shard_bytes = options.max_shard_bytes,
+                    .resume = options.resume,
+                    .metadata = recipe,
+                    .progress = options.progress});
+  copy_side_files(source, destination);
+  write_file_atomically(destination / "config.json",
+                        quantized_config(source, options, conversion.kept_linears()).dump(2) + "\n");
+
+  QuantizeReport report = std::move(conversion.report());
+  report.bits_per_weight = 8.0 * static_cast<double>(report.bytes) /
+                           static_cast<double>(report.quantized_parameters + report.plain_parameters);
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace marlin
