@@ -1,0 +1,83 @@
+#include <algorithm>
+
+#include "backend/cpu/kernels/dot.h"
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/weights.h"
+
+namespace marlin::cpu {
+namespace {
+
+// Columns of one work item of mla_absorb: a multiple of every group size, and 192 such rows fit the second-level cache.
+constexpr int64_t kAbsorbColumns = 128;
+
+}  // namespace
+
+void linear(Context& ctx, const LinearArgs& args) {
+  const Weight weight = resolve(ctx, *args.weight);
+  const int64_t width = weight.in_features;
+  const float* x = ctx.in<float>(args.x, extent(args.rows, args.x_stride, width));
+  float* out = ctx.out<float>(args.out, extent(args.rows, args.out_stride, weight.out_features));
+  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, kRowBlock * width);
+  ctx.pool.parallel_for(weight.out_features, [&](int64_t begin, int64_t end, int worker) {
+    for_row_blocks(weight, begin, end, scratch[worker], [&](int64_t first, int64_t n, const float* rows) {
+      const auto x_row = [&](int64_t t) { return x + t * args.x_stride; };
+      const auto out_row = [&](int64_t t) { return out + t * args.out_stride + first; };
+      dot_matrix(rows, width, n, args.rows, width, x_row, out_row);
+      if (weight.bias == nullptr) return;
+      for (int64_t i = 0; i < n; ++i) {
+        const float bias = bias_at(weight, first + i);
+        for (int64_t t = 0; t < args.rows; ++t) out_row(t)[i] += bias;
+      }
+    });
+  });
+}
+
+void mla_absorb(Context& ctx, const MlaAbsorbArgs& args) {
+  const MlaShape& s = args.shape;
+  const Weight weight = resolve(ctx, *args.kv_b);
+  const int64_t q_width = (s.heads - 1) * args.q_head_stride + s.nope;
+  const float* q = ctx.in<float>(args.q, extent(args.rows, args.q_row_stride, q_width));
+  float* out = ctx.out<float>(args.out, static_cast<int64_t>(args.rows) * s.heads * s.latent);
+  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, s.nope * kAbsorbColumns);
+  const int64_t n_chunks = (s.latent + kAbsorbColumns - 1) / kAbsorbColumns;
+  ctx.pool.parallel_for(s.heads * n_chunks, [&](int64_t begin, int64_t end, int worker) {
+    float* rows = scratch[worker];
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t h = item / n_chunks;
+      const int64_t k = item % n_chunks * kAbsorbColumns;
+      const int64_t n = std::min<int64_t>(kAbsorbColumns, s.latent - k);
+      for (int64_t i = 0; i < s.nope; ++i) decode_row(weight, h * (s.nope + s.value) + i, k, n, rows + i * n);
+      for (int64_t t = 0; t < args.rows; ++t) {
+        float* to = out + (t * s.heads + h) * s.latent + k;
+        std::fill_n(to, n, 0.0f);
+        accumulate_rows(q + t * args.q_row_stride + h * args.q_head_stride, s.nope, rows, n, n, 1.0f, to);
+      }
+    }
+  });
+}
+
+void mla_unabsorb(Context& ctx, const MlaUnabsorbArgs& args) {
+  const MlaShape& s = args.shape;
+  const Weight weight = resolve(ctx, *args.kv_b);
+  const float* latent = ctx.in<float>(args.o_latent, static_cast<int64_t>(args.rows) * s.heads * s.latent);
+  float* out = ctx.out<float>(args.out, static_cast<int64_t>(args.rows) * s.heads * s.value);
+  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, kRowBlock * s.latent);
+  ctx.pool.parallel_for(static_cast<int64_t>(s.heads) * s.value, [&](int64_t begin, int64_t end, int worker) {
+    while (begin < end) {
+      const int64_t h = begin / s.value;
+      const int64_t v = begin % s.value;
+      const int64_t n_values = std::min<int64_t>(end - begin, s.value - v);
+      const int64_t first_row = h * (s.nope + s.value) + s.nope + v;
+      for_row_blocks(weight, first_row, first_row + n_values, scratch[worker],
+                     [&](int64_t first, int64_t n, const float* rows) {
+                       dot_matrix(
+                           rows, s.latent, n, args.rows, s.latent,
+                           [&](int64_t t) { return latent + (t * s.heads + h) * s.latent; },
+                           [&](int64_t t) { return out + (t * s.heads + h) * s.value + v + first - first_row; });
+                     });
+      begin += n_values;
+    }
+  });
+}
+
+}  // namespace marlin::cpu

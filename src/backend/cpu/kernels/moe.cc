@@ -1,0 +1,294 @@
+// Routed experts. Tokens are grouped by expert, so that an expert's row is decoded once for all its tokens; each result
+// is one dot product and the weighted sum is taken in rank order, so the grouping never shows.
+#include <algorithm>
+#include <limits>
+
+#include "backend/cpu/kernels/dot.h"
+#include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/scalar.h"
+#include "backend/cpu/kernels/weights.h"
+
+namespace marlin::cpu {
+namespace {
+
+// ---- route -------------------------------------------------------------------------------------------------------
+
+/// Index of the largest of the keys not yet taken, the lowest on ties. A NaN ranks last but can be chosen, so that ids
+/// stay in range and its weight carries the NaN on.
+int take_best(const float* keys, uint8_t* taken, int n) {
+  int best = -1;
+  for (int i = 0; i < n; ++i) {
+    if (taken[i] == 0 && (best < 0 || keys[i] > keys[best])) best = i;
+  }
+  MARLIN_CHECK(best >= 0, "fewer than {} candidates", n);
+  taken[best] = 1;
+  return best;
+}
+
+float or_lowest(float x) {
+  return x == x ? x : -std::numeric_limits<float>::infinity();
+}
+
+struct RouteScratch {
+  float* scores;  // [n_experts] sigmoid
+  float* keys;    // [n_experts] what is ranked
+  float* groups;  // [n_group]
+  uint8_t* taken;
+};
+
+/// Marks the experts outside the best groups as taken.
+void choose_groups(const RouteArgs& args, const RouteScratch& scratch) {
+  const int size = args.n_experts / args.n_group;
+  for (int g = 0; g < args.n_group; ++g) {
+    const float* keys = scratch.keys + g * size;
+    float best = -std::numeric_limits<float>::infinity();
+    float second = size > 1 ? best : 0.0f;
+    for (int i = 0; i < size; ++i) {
+      if (keys[i] > best) {
+        if (size > 1) second = best;
+        best = keys[i];
+      } else if (size > 1) {
+        second = std::max(second, keys[i]);
+      }
+    }
+    scratch.groups[g] = best + second;
+  }
+  uint8_t* taken_groups = scratch.taken + args.n_experts;
+  std::fill_n(taken_groups, args.n_group, uint8_t{0});
+  for (int i = 0; i < args.topk_group; ++i) take_best(scratch.groups, taken_groups, args.n_group);
+  for (int e = 0; e < args.n_experts; ++e) scratch.taken[e] = taken_groups[e / size] == 0 ? 1 : 0;
+}
+
+void route_row(const RouteArgs& args, const float* logits, const float* bias, const RouteScratch& scratch, int32_t* ids,
+               float* weights) {
+  for (int e = 0; e < args.n_experts; ++e) {
+    scratch.scores[e] = sigmoid(logits[e]);
+    scratch.keys[e] = or_lowest(scratch.scores[e] + (bias != nullptr ? bias[e] : 0.0f));
+  }
+  std::fill_n(scratch.taken, args.n_experts, uint8_t{0});
+  if (args.n_group > 1) choose_groups(args, scratch);
+  float sum = 0;
+  for (int j = 0; j < args.top_k; ++j) {
+    ids[j] = take_best(scratch.keys, scratch.taken, args.n_experts);
+    weights[j] = scratch.scores[ids[j]];
+    sum += weights[j];
+  }
+  const float scale = static_cast<float>(args.scale);
+  for (int j = 0; j < args.top_k; ++j) weights[j] = (args.normalize ? weights[j] / (sum + 1e-20f) : weights[j]) * scale;
+}
+
+// ---- grouping ----------------------------------------------------------------------------------------------------
+
+/// pairs[offsets[e] .. offsets[e + 1]) are the t * top_k + j whose chosen expert is e.
+struct Groups {
+  const int32_t* pairs;
+  const int32_t* offsets;
+  int n_experts;
+};
+
+Groups group_by_expert(Context& ctx, const int32_t* ids, int64_t n_pairs, int n_experts) {
+  auto* pairs = ctx.shared<int32_t>(Scratch::kTokens, n_pairs);
+  auto* offsets = ctx.shared<int32_t>(Scratch::kOffsets, n_experts + 1);
+  std::fill_n(offsets, n_experts + 1, 0);
+  for (int64_t i = 0; i < n_pairs; ++i) {
+    MARLIN_CHECK(ids[i] >= 0 && ids[i] < n_experts, "expert {} of {}", ids[i], n_experts);
+    ++offsets[ids[i] + 1];
+  }
+  for (int e = 0; e < n_experts; ++e) offsets[e + 1] += offsets[e];
+  for (int64_t i = 0; i < n_pairs; ++i) pairs[offsets[ids[i]]++] = static_cast<int32_t>(i);
+  for (int e = n_experts; e > 0; --e) offsets[e] = offsets[e - 1];
+  offsets[0] = 0;
+  return {pairs, offsets, n_experts};
+}
+
+/// Calls body(expert, pairs, n_pairs) for the experts that have tokens.
+template <typename Body>
+void for_experts(const Groups& groups, const Body& body) {
+  for (int e = 0; e < groups.n_experts; ++e) {
+    const int32_t begin = groups.offsets[e];
+    const int32_t n = groups.offsets[e + 1] - begin;
+    if (n > 0) body(e, groups.pairs + begin, n);
+  }
+}
+
+/// out_row(i)[0 .. end - begin) = rows [begin, end) of W x_row(i) + bias, for i < n.
+template <typename XRow, typename OutRow>
+void linear_rows(const Weight& weight, int64_t begin, int64_t end, int64_t n, float* scratch, const XRow& x_row,
+                 const OutRow& out_row) {
+  for_row_blocks(weight, begin, end, scratch, [&](int64_t first, int64_t count, const float* rows) {
+    const auto out_block = [&](int64_t i) { return out_row(i) + first - begin; };
+    dot_matrix(rows, weight.in_features, count, n, weight.in_features, x_row, out_block);
+    if (weight.bias == nullptr) return;
+    for (int64_t r = 0; r < count; ++r) {
+      const float bias = bias_at(weight, first + r);
+      for (int64_t i = 0; i < n; ++i) out_block(i)[r] += bias;
+    }
+  });
+}
+
+// ---- fused_moe ---------------------------------------------------------------------------------------------------
+
+// Rows of an expert computed at a time for all its tokens: the unit that gate, up and the weighted sum meet in.
+constexpr int64_t kTile = kRowBlock;
+
+struct FusedWork {
+  const FusedMoeArgs& args;
+  const Context& ctx;
+  Groups groups;
+  const float* x;
+  const float* weights;
+  float* hidden;
+  float* out;
+  int64_t width;         // of x and out
+  int64_t intermediate;  // of hidden
+  PerWorker<float> decoded;
+  PerWorker<float> tile;  // [2, pairs, kTile] of gate and up; [pairs + rows, kTile] of down
+
+  int64_t slots() const { return args.top_k + 1; }
+
+  // hidden rows [first, first + n) of one expert for the tokens x_row(0 .. count).
+  template <typename XRow, typename HiddenRow>
+  void gate_up(const LinearWeight& gate, const LinearWeight& up, int64_t first, int64_t n, int64_t count, int worker,
+               const XRow& x_row, const HiddenRow& hidden_row) const {
+    float* g = tile[worker];
+    float* u = g + count * kTile;
+    linear_rows(resolve(ctx, gate), first, first + n, count, decoded[worker], x_row,
+                [&](int64_t i) { return g + i * kTile; });
+    linear_rows(resolve(ctx, up), first, first + n, count, decoded[worker], x_row,
+                [&](int64_t i) { return u + i * kTile; });
+    for (int64_t i = 0; i < count; ++i) {
+      float* to = hidden_row(i) + first;
+      for (int64_t r = 0; r < n; ++r) to[r] = silu_times(g[i * kTile + r], u[i * kTile + r]);
+    }
+  }
+
+  void first_half(int64_t first, int64_t n, int worker) const {
+    for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
+      const auto index = static_cast<size_t>(e);
+      gate_up(
+          args.gate->experts[index], args.up->experts[index], first, n, count, worker,
+          [&](int64_t i) { return x + pairs[i] / args.top_k * args.x_stride; },
+          [&](int64_t i) { return hidden + (pairs[i] / args.top_k * slots() + pairs[i] % args.top_k) * intermediate; });
+    });
+    if (args.shared_gate == nullptr) return;
+    gate_up(
+        *args.shared_gate, *args.shared_up, first, n, args.rows, worker,
+        [&](int64_t t) { return x + t * args.x_stride; },
+        [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; });
+  }
+
+  void second_half(int64_t first, int64_t n, int worker) const {
+    float* routed = tile[worker];  // [rows, top_k, kTile]
+    float* shared = routed + int64_t{args.rows} * args.top_k * kTile;
+    for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
+      linear_rows(
+          resolve(ctx, args.down->experts[static_cast<size_t>(e)]), first, first + n, count, decoded[worker],
+          [&](int64_t i) { return hidden + (pairs[i] / args.top_k * slots() + pairs[i] % args.top_k) * intermediate; },
+          [&](int64_t i) { return routed + pairs[i] * kTile; });
+    });
+    if (args.shared_down != nullptr) {
+      linear_rows(
+          resolve(ctx, *args.shared_down), first, first + n, args.rows, decoded[worker],
+          [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; },
+          [&](int64_t t) { return shared + t * kTile; });
+    }
+    for (int64_t t = 0; t < args.rows; ++t) {
+      float* to = out + t * width + first;
+      for (int64_t r = 0; r < n; ++r) {
+        to[r] = rank_sum(weights + t * args.top_k, routed + t * args.top_k * kTile + r, kTile, args.top_k);
+        if (args.shared_down != nullptr) to[r] += shared[t * kTile + r];
+      }
+    }
+  }
+};
+
+/// Calls body(first, n, worker) for tiles of at most kTile rows of [0, rows).
+template <typename Body>
+void for_tiles(ThreadPool& pool, int64_t rows, const Body& body) {
+  pool.parallel_for((rows + kTile - 1) / kTile, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i) body(i * kTile, std::min(kTile, rows - i * kTile), worker);
+  });
+}
+
+}  // namespace
+
+void route(Context& ctx, const RouteArgs& args) {
+  MARLIN_CHECK(args.n_group >= 1 && args.n_experts % args.n_group == 0 && args.top_k <= args.n_experts,
+               "{} experts, {} groups, top {}", args.n_experts, args.n_group, args.top_k);
+  const int64_t n = args.n_experts;
+  const float* logits = ctx.in<float>(args.logits, args.rows * n);
+  const float* bias = args.bias ? ctx.in<float>(args.bias, n) : nullptr;
+  int32_t* ids = ctx.out<int32_t>(args.ids, int64_t{args.rows} * args.top_k);
+  float* weights = ctx.out<float>(args.weights, int64_t{args.rows} * args.top_k);
+  const PerWorker<float> floats = ctx.per_worker<float>(Scratch::kScores, 2 * n + args.n_group);
+  const PerWorker<uint8_t> taken = ctx.per_worker<uint8_t>(Scratch::kState, n + args.n_group);
+  ctx.pool.parallel_for(args.rows, [&](int64_t begin, int64_t end, int worker) {
+    float* area = floats[worker];
+    const RouteScratch scratch{area, area + n, area + 2 * n, taken[worker]};
+    for (int64_t t = begin; t < end; ++t) {
+      route_row(args, logits + t * n, bias, scratch, ids + t * args.top_k, weights + t * args.top_k);
+    }
+  });
+}
+
+void expert_linear(Context& ctx, const ExpertLinearArgs& args) {
+  const std::vector<LinearWeight>& experts = args.bank->experts;
+  const int64_t n_out = experts.front().out_features;
+  const int64_t width = experts.front().in_features;
+  const int64_t n_pairs = int64_t{args.rows} * args.top_k;
+  const int32_t* ids = ctx.in<int32_t>(args.ids, n_pairs);
+  const float* x =
+      ctx.in<float>(args.x, extent(args.rows, args.x_row_stride, (args.top_k - 1) * args.x_slot_stride + width));
+  float* out = ctx.out<float>(args.out, n_pairs * n_out);
+  const Groups groups = group_by_expert(ctx, ids, n_pairs, static_cast<int>(experts.size()));
+  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, kRowBlock * width);
+  ctx.pool.parallel_for(n_out, [&](int64_t begin, int64_t end, int worker) {
+    for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
+      linear_rows(
+          resolve(ctx, experts[static_cast<size_t>(e)]), begin, end, count, scratch[worker],
+          [&](int64_t i) {
+            return x + pairs[i] / args.top_k * args.x_row_stride + pairs[i] % args.top_k * args.x_slot_stride;
+          },
+          [&](int64_t i) { return out + pairs[i] * n_out + begin; });
+    });
+  });
+}
+
+void expert_sum(Context& ctx, const ExpertSumArgs& args) {
+  const float* y = ctx.in<float>(args.y, int64_t{args.rows} * args.top_k * args.width);
+  const float* weights = ctx.in<float>(args.weights, int64_t{args.rows} * args.top_k);
+  const float* shared = args.shared ? ctx.in<float>(args.shared, args.rows * args.width) : nullptr;
+  float* out = ctx.out<float>(args.out, args.rows * args.width);
+  ctx.pool.parallel_for(args.rows, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t i = 0; i < args.width; ++i) {
+        float sum = rank_sum(weights + t * args.top_k, y + t * args.top_k * args.width + i, args.width, args.top_k);
+        if (shared != nullptr) sum += shared[t * args.width + i];
+        out[t * args.width + i] = sum;
+      }
+    }
+  });
+}
+
+void fused_moe(Context& ctx, const FusedMoeArgs& args) {
+  const LinearWeight& gate = args.gate->experts.front();
+  const int64_t width = gate.in_features;
+  const int64_t intermediate = gate.out_features;
+  const int64_t n_pairs = int64_t{args.rows} * args.top_k;
+  const int32_t* ids = ctx.in<int32_t>(args.ids, n_pairs);
+  const FusedWork work{args,
+                       ctx,
+                       group_by_expert(ctx, ids, n_pairs, static_cast<int>(args.gate->experts.size())),
+                       ctx.in<float>(args.x, extent(args.rows, args.x_stride, width)),
+                       ctx.in<float>(args.weights, n_pairs),
+                       ctx.out<float>(args.hidden, (n_pairs + args.rows) * intermediate),
+                       ctx.out<float>(args.out, args.rows * width),
+                       width,
+                       intermediate,
+                       ctx.per_worker<float>(Scratch::kWeights, kRowBlock * std::max(width, intermediate)),
+                       ctx.per_worker<float>(Scratch::kRows, 2 * (n_pairs + args.rows) * kTile)};
+  for_tiles(ctx.pool, intermediate, [&](int64_t first, int64_t n, int w) { work.first_half(first, n, w); });
+  for_tiles(ctx.pool, width, [&](int64_t first, int64_t n, int w) { work.second_half(first, n, w); });
+}
+
+}  // namespace marlin::cpu
