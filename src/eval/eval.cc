@@ -256,7 +256,8 @@ void write_logits(const EvalOptions& options, const std::filesystem::path& ids_f
   SafetensorsWriter writer(out, {{"logits", DType::kF32, {n, vocab}}, {"ids", DType::kI32, {n}}});
   for (size_t begin = 0; begin < ids.size(); begin += kChunk) {
     const auto chunk = std::span(ids).subspan(begin, std::min<size_t>(kChunk, ids.size() - begin));
-    writer.append(std::as_bytes(std::span(model.feed(chunk))));
+    const std::vector<float> logits = model.feed(chunk);
+    writer.append(std::as_bytes(std::span(logits)));
   }
   writer.append(std::as_bytes(std::span(ids)));
   writer.finish();
