@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -16,8 +17,13 @@ void embed(Context& ctx, const EmbedArgs& args) {
   float* out = ctx.out<float>(args.out, extent(args.rows, args.out_stride, width));
   ctx.pool.parallel_for(args.rows, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      MARLIN_CHECK(ids[t] >= 0 && ids[t] < table.out_features, "id {} of {}", ids[t], table.out_features);
-      decode_row(table, ids[t], 0, width, out + t * args.out_stride);
+      float* to = out + t * args.out_stride;
+      // A step may already be enqueued for an id whose sampling failed (-1): NaN, so that this row alone fails again.
+      if (ids[t] < 0 || ids[t] >= table.out_features) {
+        std::fill_n(to, width, std::numeric_limits<float>::quiet_NaN());
+      } else {
+        decode_row(table, ids[t], 0, width, to);
+      }
     }
   });
 }

@@ -181,7 +181,7 @@ void sample_row(const SampleWork& work, const float* logits, const SampleParams&
   *out.logprob = 0;
   for (int i = 0; i < n_top; ++i) {
     out.top_ids[i] = -1;
-    out.top_values[i] = 0;
+    out.top_values[i] = kDisallowed;
   }
   const ChunkResult best = work.prepare(logits, p);
   if (!best.finite || best.id < 0) {

@@ -74,13 +74,14 @@ Weight resolve(const Context& ctx, const LinearWeight& weight) {
 }
 
 void decode_f16(const uint16_t* in, int64_t count, float* out) {
-  // f16_to_f32 with the branch turned into a selection, so that the loop is vectorised.
+  // f16_to_f32 with the branch as a mask, because a branch keeps the loop from being vectorised.
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t sign = (in[i] & 0x8000u) << 16;
-    const uint32_t rest = (in[i] & 0x7fffu) << 13;
-    const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(rest) * 0x1p112f);
-    const uint32_t special = 0x7f800000u | rest;
-    out[i] = std::bit_cast<float>(sign | (rest >= 0x0f800000u ? special : finite));
+    const int32_t rest = (in[i] & 0x7fff) << 13;
+    const uint32_t special = 0u - static_cast<uint32_t>(rest >= 0x0f800000);
+    const uint32_t magnitude = std::bit_cast<uint32_t>(std::bit_cast<float>(rest) * 0x1p112f);
+    out[i] =
+        std::bit_cast<float>(sign | (magnitude & ~special) | ((static_cast<uint32_t>(rest) | 0x7f800000u) & special));
   }
 }
 
