@@ -1,22 +1,12 @@
 #include <fmt/format.h>
 
 #include "backend/backend.h"
+#include "backend/cpu/cpu_device.h"
 #include "backend/reference/reference_device.h"
 #include "marlin/error.h"
-#ifdef MARLIN_HAVE_CPU
-#include "backend/cpu/cpu_device.h"
-#endif
 
 namespace marlin {
 namespace {
-
-DeviceEntry cpu_entry() {
-#ifdef MARLIN_HAVE_CPU
-  return {"cpu", "", make_cpu_device};
-#else
-  return {"cpu", "not built in this version", nullptr};
-#endif
-}
 
 /// "metal (not built in this version), cpu, reference"
 std::string describe(const std::vector<DeviceEntry>& entries) {
@@ -33,7 +23,7 @@ std::string describe(const std::vector<DeviceEntry>& entries) {
 std::vector<DeviceEntry> device_registry() {
   return {{"metal", "not built in this version", nullptr},
           {"cuda", "not built in this version", nullptr},
-          cpu_entry(),
+          {"cpu", "", make_cpu_device},
           {"reference", "", make_reference_device}};
 }
 
@@ -47,11 +37,7 @@ std::unique_ptr<Device> make_device(std::string_view name, const DeviceOptions& 
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("device {}: {}; devices: {}, auto", entry.name, entry.why_not, describe(entries)));
   }
-  if (name == "auto") {
-    throw Error(ErrorCode::kUnsupported, fmt::format("no device for auto; devices: {}", describe(entries)));
-  }
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("device '{}' is unknown; devices: {}, auto", name, describe(entries)));
+  throw Error(ErrorCode::kUnsupported, fmt::format("no device '{}'; devices: {}, auto", name, describe(entries)));
 }
 
 }  // namespace marlin
