@@ -1,0 +1,25 @@
+#include "base/memory.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace marlin {
+namespace {
+
+TEST(Memory, StatusIsPlausible) {
+  const MemoryStatus status = memory_status();
+  EXPECT_GT(status.total, uint64_t{64} << 20);
+  EXPECT_GT(status.available, 0u);
+  EXPECT_LE(status.available, status.total);
+  EXPECT_LE(status.swap_used, status.swap_total);
+}
+
+TEST(Memory, PeakGrowsWithWhatWasTouched) {
+  constexpr size_t kBytes = size_t{64} << 20;
+  const std::vector<char> block(kBytes, 1);
+  EXPECT_GE(peak_resident_bytes(), block.size());
+}
+
+}  // namespace
+}  // namespace marlin

@@ -1,0 +1,82 @@
+#include "base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <vector>
+
+namespace marlin {
+namespace {
+
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+  bool operator==(const Range&) const = default;
+};
+
+std::vector<Range> ranges_of(ThreadPool& pool, int64_t n) {
+  std::vector<Range> ranges(static_cast<size_t>(pool.size()));
+  pool.parallel_for(n, [&](int64_t begin, int64_t end, int worker) {
+    ranges[static_cast<size_t>(worker)] = {begin, end};
+  });
+  return ranges;
+}
+
+TEST(ThreadPool, EveryElementOnceInContiguousRanges) {
+  for (int threads = 1; threads <= 5; ++threads) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.size(), threads);
+    for (int64_t n = 0; n <= 23; ++n) {
+      std::vector<std::atomic<int>> seen(static_cast<size_t>(n));
+      pool.parallel_for(n, [&](int64_t begin, int64_t end, int worker) {
+        EXPECT_LT(begin, end);
+        EXPECT_GE(worker, 0);
+        EXPECT_LT(worker, threads);
+        for (int64_t i = begin; i < end; ++i) seen[static_cast<size_t>(i)].fetch_add(1);
+      });
+      for (const std::atomic<int>& count : seen) ASSERT_EQ(count.load(), 1) << threads << " threads, n = " << n;
+    }
+  }
+}
+
+TEST(ThreadPool, RangesDependOnlyOnSizeAndThreads) {
+  ThreadPool a(4);
+  ThreadPool b(4);
+  for (const int64_t n : {2, 3, 4, 7, 1000}) {
+    const std::vector<Range> first = ranges_of(a, n);
+    for (int repeat = 0; repeat < 20; ++repeat) {
+      EXPECT_EQ(ranges_of(a, n), first);
+      EXPECT_EQ(ranges_of(b, n), first);
+    }
+  }
+}
+
+TEST(ThreadPool, WritesAreVisibleWhenItReturns) {
+  ThreadPool pool(4);
+  std::vector<int64_t> values(997);
+  for (int64_t round = 1; round <= 2000; ++round) {
+    pool.parallel_for(static_cast<int64_t>(values.size()), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) values[static_cast<size_t>(i)] += i;
+    });
+    ASSERT_EQ(std::accumulate(values.begin(), values.end(), int64_t{0}), round * 996 * 997 / 2);
+  }
+}
+
+TEST(ThreadPool, WakesWorkersThatWentToSleep) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 5; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::atomic<int64_t> sum{0};
+    pool.parallel_for(300, [&](int64_t begin, int64_t end, int) { sum += end - begin; });
+    EXPECT_EQ(sum.load(), 300);
+  }
+}
+
+TEST(ThreadPool, StartsAndStopsWithoutWork) {
+  for (int round = 0; round < 50; ++round) ThreadPool pool(1 + round % 4);
+}
+
+}  // namespace
+}  // namespace marlin
