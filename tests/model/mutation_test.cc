@@ -169,7 +169,7 @@ INSTANTIATE_TEST_SUITE_P(Mistakes, Mutation,
                                            Named{"HalfSplitRope", Mistake::kHalfSplitRope},
                                            Named{"UnnormedLatent", Mistake::kUnnormedLatent},
                                            Named{"MtpBeforeNorm", Mistake::kMtpBeforeNorm}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace marlin::testing

@@ -51,7 +51,7 @@ TEST_P(Reference, UnfusedExpertsGiveTheSameBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Passages, Reference, ::testing::Values("prose", "chat"),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& test) { return test.param; });
 
 TEST(ReferenceTexts, GreedyContinuationsAreEqualTokenForToken) {
   MARLIN_SKIP_WITHOUT(bf16_demo());
