@@ -1,0 +1,109 @@
+// Every backend against the double-precision oracle on the bundled MMFP4 model. Needs nothing outside the repository.
+#include "golden.h"
+
+#include "marlin/error.h"
+
+namespace marlin::testing {
+namespace {
+
+// FP32 arithmetic with an f32 cache stays within 1e-4 in logits (reference_test.cc derives it). A rounded cache flips
+// an expert choice now and then, which moves single logits by whole units; what it must not do is move the typical
+// token, so f16 and q8 are judged by the median over tokens and by the mean KL divergence of the stored rows.
+struct Case {
+  const char* device;
+  KvType kv;
+  double median_hidden;  // relative L2 of a token's final hidden state
+  double mean_kl;        // nats
+};
+
+constexpr double kLogitBound = 1e-4;
+constexpr double kHiddenBound = 2.5e-6;
+
+double median_row_error(std::span<const float> a, std::span<const float> b, size_t width) {
+  std::vector<double> errors;
+  for (size_t at = 0; at < a.size(); at += width) {
+    errors.push_back(relative_l2(a.subspan(at, width), b.subspan(at, width)));
+  }
+  std::ranges::sort(errors);
+  return errors[errors.size() / 2];
+}
+
+/// KL(golden || own), mean over rows.
+double mean_kl(std::span<const float> own, std::span<const float> golden, size_t width) {
+  const auto log_sum = [](std::span<const float> row) {
+    double sum = 0;
+    for (const float x : row) sum += std::exp(static_cast<double>(x));
+    return std::log(sum);
+  };
+  double kl = 0;
+  for (size_t at = 0; at < own.size(); at += width) {
+    const double own_sum = log_sum(own.subspan(at, width));
+    const double golden_sum = log_sum(golden.subspan(at, width));
+    for (size_t i = at; i < at + width; ++i) {
+      const double log_p = golden[i] - golden_sum;
+      kl += std::exp(log_p) * (log_p - (own[i] - own_sum));
+    }
+  }
+  return kl / static_cast<double>(own.size() / width);
+}
+
+std::string case_name(const ::testing::TestParamInfo<Case>& test) {
+  const char* kv[] = {"F32", "F16", "Q8", "F64"};
+  return std::string(test.param.device) + kv[static_cast<int>(test.param.kv)];
+}
+
+class Golden : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override { MARLIN_SKIP_WITHOUT(mmfp4_demo() / "config.json"); }
+
+  template <typename T>
+  std::vector<T> golden(const std::string& name) {
+    const TensorView* tensor = file_.find(name);
+    if (tensor == nullptr) throw Error(ErrorCode::kNotFound, name);
+    return tensor_values<T>(*tensor);
+  }
+
+  SafetensorsFile file_ = SafetensorsFile::open(golden_file());
+};
+
+TEST_P(Golden, LogitsHiddenStatesAndMtpLogitsMatchTheOracle) {
+  DemoModel demo(golden_options(GetParam().device, GetParam().kv));
+  for (const std::string name : {"prose", "chat"}) {
+    const GoldenPassage passage = run_passage(demo, golden<int32_t>(name + ".ids"));
+    const auto logits = golden<float>(name + ".logits");
+    const auto mtp = golden<float>(name + ".mtp_logits");
+    const auto hidden = golden<float>(name + ".hidden");
+    const double logit_error = max_difference(passage.logits, logits);
+    const double mtp_error = max_difference(passage.mtp_logits, mtp);
+    const size_t last_layer = hidden.size() / static_cast<size_t>(demo.model().config().n_layers + 1);
+    const double median = median_row_error(std::span(passage.hidden).last(last_layer),
+                                           std::span(hidden).last(last_layer), static_cast<size_t>(demo.hidden()));
+    const double kl = mean_kl(passage.logits, logits, static_cast<size_t>(demo.vocab()));
+    std::printf("%s: logits %.2e, MTP logits %.2e, median hidden %.2e, KL %.2e\n", name.c_str(), logit_error, mtp_error,
+                median, kl);
+    EXPECT_LT(median, GetParam().median_hidden);
+    EXPECT_LT(kl, GetParam().mean_kl);
+    if (GetParam().kv == KvType::kF32) {
+      EXPECT_LT(logit_error, kLogitBound);
+      EXPECT_LT(mtp_error, kLogitBound);
+      EXPECT_LT(relative_l2(passage.hidden, hidden), kHiddenBound);
+    }
+  }
+}
+
+TEST_P(Golden, GreedyTextsMatchTheOracle) {
+  if (GetParam().kv == KvType::kQ8) GTEST_SKIP() << "a q8 cache may choose otherwise at small margins";
+  DemoModel demo(golden_options(GetParam().device, GetParam().kv));
+  for (int n = 0; n < kGreedyPrompts; ++n) {
+    const std::string name = "greedy." + std::to_string(n);
+    EXPECT_EQ(greedy(demo, golden<int32_t>(name + ".prompt"), 160), golden<int32_t>(name + ".ids")) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, Golden,
+                         ::testing::Values(Case{"cpu", KvType::kF32, 1e-4, 2.5e-6},
+                                           Case{"cpu", KvType::kF16, 0.05, 1e-3}, Case{"cpu", KvType::kQ8, 5e-2, 0.15}),
+                         case_name);
+
+}  // namespace
+}  // namespace marlin::testing
