@@ -22,7 +22,7 @@ class Parser {
  public:
   Parser(std::string_view source, std::string_view name) : name_(name), tokens_(tokenize(source, name)) {}
 
-  Block run() { return parse_block({}); }
+  Block run() { return parse_block({}, 1); }
 
  private:
   // Refuses input that would exhaust the stack of this parser or of the evaluator.
@@ -465,8 +465,7 @@ class Parser {
   }
 
   // Up to one of the `ends` tags, whose name is the next token afterwards; without ends, all of the template.
-  Block parse_block(const std::vector<std::string_view>& ends) {
-    const int opened = peek().line;
+  Block parse_block(const std::vector<std::string_view>& ends, int opened) {
     Block block;
     while (!at_end_tag(ends)) {
       if (is(TokenKind::kEnd)) {
@@ -481,8 +480,9 @@ class Parser {
   }
 
   Block parse_body(const std::vector<std::string_view>& ends) {
+    const int opened = peek().line;
     expect_block_end();
-    return parse_block(ends);
+    return parse_block(ends, opened);
   }
 
   void end_tag(std::string_view name) {
