@@ -1,0 +1,403 @@
+// Cases of the cache and of attention in both forms: several slots with interleaved tokens, contexts that end around
+// the borders of blocks, and physical blocks in shuffled order.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "op_test_util.h"
+
+namespace marlin::op_test {
+namespace {
+
+constexpr int kBlocksPerSlot = 4;
+constexpr int kLayers = 2;
+constexpr int kLayer = 1;
+
+struct Token {
+  int32_t slot;
+  int32_t position;
+};
+
+// Context lengths around the borders of blocks.
+const std::vector<int32_t> kContexts = {64, 65, 130, 1, 128, 129};
+
+std::vector<Token> context_tokens() {
+  std::vector<Token> tokens;
+  for (int32_t p = 0; p < 130; ++p) {
+    for (size_t s = 0; s < kContexts.size(); ++s) {
+      if (p < kContexts[s]) tokens.push_back({static_cast<int32_t>(s), p});
+    }
+  }
+  return tokens;
+}
+
+/// The positions at and next to borders, with the slots interleaved.
+std::vector<Token> query_tokens() {
+  std::vector<Token> tokens;
+  for (const Token& token : context_tokens()) {
+    const int32_t p = token.position;
+    if (p == 0 || (p >= 62 && p <= 65) || p >= 126) tokens.push_back(token);
+  }
+  return tokens;
+}
+
+/// A token batch and the arrays behind it.
+TokenBatch make_batch(Rig& rig, const std::vector<Token>& tokens) {
+  std::vector<int32_t> positions;
+  std::vector<int32_t> slots;
+  for (const Token& token : tokens) {
+    positions.push_back(token.position);
+    slots.push_back(token.slot);
+  }
+  // Multiplication by 7 modulo 25 (a prime to both) scatters the blocks; one physical block stays unused.
+  std::vector<int32_t> tables;
+  const int n_blocks = static_cast<int>(kContexts.size()) * kBlocksPerSlot;
+  for (int i = 0; i < n_blocks; ++i) tables.push_back((i + 1) * 7 % (n_blocks + 1));
+  TokenBatch batch;
+  batch.n_tokens = static_cast<int>(tokens.size());
+  batch.ids = rig.array(std::vector<int32_t>(tokens.size(), 0));
+  batch.positions = rig.array(positions);
+  batch.slots = rig.array(slots);
+  batch.roles = rig.array(std::vector<uint8_t>(tokens.size(), 1));
+  batch.block_tables = rig.array(tables);
+  batch.n_slots = static_cast<int>(kContexts.size());
+  batch.blocks_per_slot = kBlocksPerSlot;
+  return batch;
+}
+
+struct Setup {
+  MlaShape shape;
+  KvType type = KvType::kF32;
+  WeightPtr kv_b;
+  std::vector<float> cache;     // [slot][130][latent + rope], what the cache reads back
+  std::vector<float> q;         // [query tokens, heads, nope + rope]
+  std::vector<float> q_latent;  // [query tokens, heads, latent]
+
+  int64_t values() const { return shape.latent + shape.rope; }
+  int64_t key() const { return shape.nope + shape.rope; }
+  const float* row(const Token& token) const {
+    return &cache[static_cast<size_t>((token.slot * 130 + token.position) * values())];
+  }
+};
+
+/// Values that the cache type stores without error, so that one tolerance serves all types: multiples of a power of two
+/// and, for Q8, a largest magnitude of exactly 127 of them in each group. Rounding itself has its own test.
+void fill_cache(Setup& setup) {
+  Random random(71);
+  setup.cache.resize(kContexts.size() * 130 * static_cast<size_t>(setup.values()));
+  for (size_t i = 0; i < setup.cache.size(); ++i) {
+    const auto k = static_cast<int>(i % static_cast<size_t>(setup.values()));
+    const int in_part = k < setup.shape.latent ? k : k - setup.shape.latent;
+    setup.cache[i] = static_cast<float>(in_part % kKvQ8Group == 0 ? 127 : random.index(255) - 127) / 64;
+  }
+}
+
+Setup make_setup(const MlaShape& shape, KvType type, const WeightSpec& weight) {
+  Setup setup;
+  setup.shape = shape;
+  setup.type = type;
+  WeightSpec spec = weight;
+  spec.out_features = int64_t{shape.heads} * (shape.nope + shape.value);
+  spec.in_features = shape.latent;
+  setup.kv_b = random_weight(spec, 72);
+  fill_cache(setup);
+  const auto rows = static_cast<int64_t>(query_tokens().size()) * shape.heads;
+  setup.q = Random(73).activations(rows * setup.key());
+  setup.q_latent = Random(74).activations(rows * shape.latent);
+  return setup;
+}
+
+/// Writes every slot's whole context.
+KvView write_cache(Rig& rig, const Setup& setup) {
+  const std::vector<Token> tokens = context_tokens();
+  KvView kv;
+  kv.layout = {rig.device().kv_type(setup.type), setup.shape.latent, setup.shape.rope, kLayers};
+  kv.layer = kLayer;
+  kv.pool = rig.allocate(kv.layout.block_bytes() * (kContexts.size() * kBlocksPerSlot + 1));
+  std::vector<float> rows;
+  for (const Token& token : tokens) {
+    const float* row = setup.row(token);
+    rows.insert(rows.end(), row, row + setup.values());
+    rows.push_back(0);  // a stride larger than the row
+  }
+  const TokenBatch batch = make_batch(rig, tokens);
+  KvWriteArgs args;
+  args.batch = &batch;
+  args.kv = kv;
+  args.latent = rig.act(rows);
+  args.latent_stride = setup.values() + 1;
+  args.rope = rig.offset(args.latent, setup.shape.latent);
+  args.rope_stride = setup.values() + 1;
+  rig.stream().kv_write(args);
+  return kv;
+}
+
+std::vector<Token> query_range(RowRange range) {
+  const std::vector<Token> tokens = query_tokens();
+  return {tokens.begin() + range.first, tokens.begin() + range.first + range.count};
+}
+
+std::vector<float> slice(const std::vector<float>& values, RowRange range, int64_t width) {
+  const auto begin = values.begin() + range.first * width;
+  return {begin, begin + range.count * width};
+}
+
+double root(int64_t n) {
+  return std::sqrt(static_cast<double>(n));
+}
+
+/// A score with absolute sum A errs by kSlack sqrt(D) u A, which multiplies a softmax weight by 1 + that, twice (itself
+/// and the normalisation); the weighted sum adds kSlack sqrt(n) u. All relative to the largest value.
+double softmax_tolerance(double score_error, int64_t n, double u, double largest_value) {
+  return (2 * score_error + kSlack * (root(n) + 4) * u) * largest_value;
+}
+
+constexpr double kScale = 0.0625;
+
+std::vector<double> attend_tolerance(const Setup& setup, RowRange range, double u) {
+  const MlaShape& s = setup.shape;
+  const std::vector<Token> tokens = query_range(range);
+  std::vector<double> tolerance;
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    for (int h = 0; h < s.heads; ++h) {
+      const auto head = static_cast<int64_t>((range.first + static_cast<int64_t>(t)) * s.heads + h);
+      double largest = 0;
+      for (int32_t p = 0; p <= tokens[t].position; ++p) {
+        const float* row = setup.row({tokens[t].slot, p});
+        double sum = 0;
+        for (int k = 0; k < s.latent; ++k) {
+          sum += std::fabs(static_cast<double>(setup.q_latent[static_cast<size_t>(head * s.latent + k)] * row[k]));
+        }
+        for (int k = 0; k < s.rope; ++k) {
+          sum += std::fabs(
+              static_cast<double>(setup.q[static_cast<size_t>(head * setup.key() + s.nope + k)] * row[s.latent + k]));
+        }
+        largest = std::max(largest, sum * kScale);
+      }
+      const double score_error = kSlack * root(setup.values()) * u * largest;
+      const double bound = softmax_tolerance(score_error, tokens[t].position + 1, u, 127.0 / 64);
+      tolerance.insert(tolerance.end(), static_cast<size_t>(s.latent), bound);
+    }
+  }
+  return tolerance;
+}
+
+OpCase attend_case(const std::string& name, const Setup& setup) {
+  const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
+    const MlaShape& s = setup.shape;
+    const TokenBatch batch = make_batch(rig, query_range(range));
+    const View q = rig.act(slice(setup.q, range, s.heads * setup.key()));
+    MlaAttendArgs args;
+    args.batch = &batch;
+    args.kv = write_cache(rig, setup);
+    args.shape = s;
+    args.scale = kScale;
+    args.q_latent = rig.act(slice(setup.q_latent, range, int64_t{s.heads} * s.latent));
+    args.q_rope = rig.offset(q, s.nope);
+    args.q_row_stride = s.heads * setup.key();
+    args.q_head_stride = setup.key();
+    const int64_t width = int64_t{s.heads} * s.latent;
+    args.out = rig.act_out(range.count * width);
+    rig.stream().mla_attend(args);
+    return {
+        {"out", width, rig.read_act(args.out, range.count * width), attend_tolerance(setup, range, rig.roundoff())}};
+  };
+  return {"MlaAttend" + name, static_cast<int64_t>(query_tokens().size()), run};
+}
+
+/// Sums of absolute products along the whole chain of the expanded form, for one head.
+struct ExpandedBound {
+  double score = 0;  // scale * (|q_nope| |W_UK| |c| + |q_rope| |k_rope|), largest over the context
+  double value = 0;  // |W_UV| |c|, largest over the context
+};
+
+/// |W_n| |c| of every row of kv_b at one position.
+std::vector<double> absolute_expansion(const Setup& setup, const float* row) {
+  std::vector<double> sums;
+  for (int64_t n = 0; n < setup.kv_b->layout.out_features; ++n) {
+    double sum = 0;
+    for (int k = 0; k < setup.shape.latent; ++k) sum += std::fabs(setup.kv_b->at(n, k) * static_cast<double>(row[k]));
+    sums.push_back(sum);
+  }
+  return sums;
+}
+
+std::vector<double> expanded_tolerance(const Setup& setup, RowRange range, double u) {
+  const MlaShape& s = setup.shape;
+  const std::vector<Token> tokens = query_range(range);
+  // The largest over all positions of all slots bounds every context, and costs one expansion a position.
+  std::vector<double> largest(static_cast<size_t>(setup.kv_b->layout.out_features));
+  for (const Token& token : context_tokens()) {
+    const std::vector<double> sums = absolute_expansion(setup, setup.row(token));
+    for (size_t n = 0; n < sums.size(); ++n) largest[n] = std::max(largest[n], sums[n]);
+  }
+  std::vector<double> tolerance;
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    for (int h = 0; h < s.heads; ++h) {
+      const auto head = (range.first + static_cast<int64_t>(t)) * s.heads + h;
+      const auto first = static_cast<size_t>(h * (s.nope + s.value));
+      ExpandedBound bound;
+      for (int64_t n = 0; n < setup.key(); ++n) {
+        const double q = std::fabs(static_cast<double>(setup.q[static_cast<size_t>(head * setup.key() + n)]));
+        bound.score += kScale * q * (n < s.nope ? largest[first + static_cast<size_t>(n)] : 127.0 / 64);
+      }
+      for (int v = 0; v < s.value; ++v)
+        bound.value = std::max(bound.value, largest[first + static_cast<size_t>(s.nope + v)]);
+      const double score_error = kSlack * (root(s.latent) + root(setup.key())) * u * bound.score;
+      const double error = softmax_tolerance(score_error, tokens[t].position + s.latent, u, bound.value);
+      tolerance.insert(tolerance.end(), static_cast<size_t>(s.value), error);
+    }
+  }
+  return tolerance;
+}
+
+OpCase expanded_case(const std::string& name, const Setup& setup) {
+  const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
+    const MlaShape& s = setup.shape;
+    const TokenBatch batch = make_batch(rig, query_range(range));
+    MlaExpandedArgs args;
+    args.batch = &batch;
+    args.kv = write_cache(rig, setup);
+    args.shape = s;
+    args.kv_b = rig.weight(setup.kv_b);
+    args.scale = kScale;
+    args.q = rig.act(slice(setup.q, range, s.heads * setup.key()));
+    const int64_t width = int64_t{s.heads} * s.value;
+    args.out = rig.act_out(range.count * width);
+    rig.stream().mla_expanded(args);
+    return {
+        {"out", width, rig.read_act(args.out, range.count * width), expanded_tolerance(setup, range, rig.roundoff())}};
+  };
+  return {"MlaExpanded" + name, static_cast<int64_t>(query_tokens().size()), run};
+}
+
+OpCase absorb_case(const std::string& name, const Setup& setup) {
+  const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
+    const MlaShape& s = setup.shape;
+    MlaAbsorbArgs args;
+    args.rows = static_cast<int>(range.count);
+    args.shape = s;
+    args.kv_b = rig.weight(setup.kv_b);
+    args.q = rig.act(slice(setup.q, range, s.heads * setup.key()));
+    args.q_row_stride = s.heads * setup.key();
+    args.q_head_stride = setup.key();
+    const int64_t width = int64_t{s.heads} * s.latent;
+    args.out = rig.act_out(range.count * width);
+    rig.stream().mla_absorb(args);
+    Output out = exact("out", width, rig.read_act(args.out, range.count * width));
+    for (int64_t i = 0; i < range.count * width; ++i) {
+      const int64_t h = i % width / s.latent;
+      const int64_t head = (range.first + i / width) * s.heads + h;
+      double sum = 0;
+      for (int64_t n = 0; n < s.nope; ++n) {
+        const double q = static_cast<double>(setup.q[static_cast<size_t>(head * setup.key() + n)]);
+        sum += std::fabs(q * setup.kv_b->at(h * (s.nope + s.value) + n, i % s.latent));
+      }
+      out.tolerance[static_cast<size_t>(i)] = kSlack * root(s.nope) * rig.roundoff() * sum;
+    }
+    return {out};
+  };
+  return {"MlaAbsorb" + name, static_cast<int64_t>(query_tokens().size()), run};
+}
+
+OpCase unabsorb_case(const std::string& name, const Setup& setup) {
+  const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
+    const MlaShape& s = setup.shape;
+    MlaUnabsorbArgs args;
+    args.rows = static_cast<int>(range.count);
+    args.shape = s;
+    args.kv_b = rig.weight(setup.kv_b);
+    args.o_latent = rig.act(slice(setup.q_latent, range, int64_t{s.heads} * s.latent));
+    const int64_t width = int64_t{s.heads} * s.value;
+    args.out = rig.act_out(range.count * width);
+    rig.stream().mla_unabsorb(args);
+    Output out = exact("out", width, rig.read_act(args.out, range.count * width));
+    for (int64_t i = 0; i < range.count * width; ++i) {
+      const int64_t h = i % width / s.value;
+      const int64_t head = (range.first + i / width) * s.heads + h;
+      double sum = 0;
+      for (int64_t k = 0; k < s.latent; ++k) {
+        const double x = static_cast<double>(setup.q_latent[static_cast<size_t>(head * s.latent + k)]);
+        sum += std::fabs(x * setup.kv_b->at(h * (s.nope + s.value) + s.nope + i % s.value, k));
+      }
+      out.tolerance[static_cast<size_t>(i)] = kSlack * root(s.latent) * rig.roundoff() * sum;
+    }
+    return {out};
+  };
+  return {"MlaUnabsorb" + name, static_cast<int64_t>(query_tokens().size()), run};
+}
+
+/// What the cache type makes of arbitrary values: attention over a single position returns its latent.
+OpCase rounding_case(const std::string& name, KvType type) {
+  const MlaShape shape{1, 8, 16, 8, 100};
+  const int64_t rows = 6;
+  const std::vector<float> latents = Random(81).activations(rows * (shape.latent + shape.rope));
+  const auto run = [=](Rig& rig, RowRange range) -> std::vector<Output> {
+    const int64_t values = shape.latent + shape.rope;
+    std::vector<Token> tokens;
+    for (int64_t t = 0; t < range.count; ++t) tokens.push_back({static_cast<int32_t>(range.first + t), 0});
+    const TokenBatch batch = make_batch(rig, tokens);
+    KvView kv;
+    kv.layout = {rig.device().kv_type(type), shape.latent, shape.rope, kLayers};
+    kv.layer = kLayer;
+    kv.pool = rig.allocate(kv.layout.block_bytes() * (kContexts.size() * kBlocksPerSlot + 1));
+    const std::vector<float> part = slice(latents, range, values);
+    const View x = rig.act(part);
+    rig.stream().kv_write({&batch, kv, x, values, rig.offset(x, shape.latent), values});
+    MlaAttendArgs args;
+    args.batch = &batch;
+    args.kv = kv;
+    args.shape = shape;
+    args.scale = kScale;
+    args.q_rope = x;  // any: one position has the weight 1 whatever its score
+    args.q_latent = rig.act(std::vector<float>(static_cast<size_t>(range.count * shape.latent), 0.5f));
+    args.q_row_stride = values;
+    args.q_head_stride = values;
+    args.out = rig.act_out(range.count * shape.latent);
+    rig.stream().mla_attend(args);
+    Output out = exact("out", shape.latent, rig.read_act(args.out, range.count * shape.latent));
+    for (int64_t i = 0; i < range.count * shape.latent; ++i) {
+      const int64_t begin = i / shape.latent * values + i % shape.latent / kKvQ8Group * kKvQ8Group;
+      const int64_t end = std::min<int64_t>(begin + kKvQ8Group, i / shape.latent * values + shape.latent);
+      double largest = 0;
+      for (int64_t k = begin; k < end; ++k) {
+        largest = std::max(largest, std::fabs(static_cast<double>(part[static_cast<size_t>(k)])));
+      }
+      // F16: half a unit in the last place. Q8: half a step, and the scale's own rounding to F16.
+      const double q8 = largest * (0.5 / 127 + 0x1p-10);
+      out.tolerance[static_cast<size_t>(i)] = type == KvType::kQ8 ? q8 : largest * 0x1p-11;
+    }
+    return {out};
+  };
+  return {"KvRounding" + name, rows, run};
+}
+
+}  // namespace
+
+std::vector<OpCase> attention_cases() {
+  const WeightSpec bf16{0, 0, DType::kBF16, {}, false, DType::kF32};
+  const WeightSpec g32{0, 0, DType::kBF16, {32}, false, DType::kF32};
+  const WeightSpec planes{0, 0, DType::kBF16, {32, 32}, false, DType::kF32};
+  const WeightSpec g128{0, 0, DType::kBF16, {128}, false, DType::kF32};
+  // heads, nope, rope, value, latent
+  const Setup f32 = make_setup({3, 12, 6, 10, 100}, KvType::kF32, bf16);
+  const Setup f16 = make_setup({3, 12, 16, 20, 160}, KvType::kF16, g32);
+  const Setup q8 = make_setup({2, 24, 16, 17, 96}, KvType::kQ8, planes);
+  const Setup one_head = make_setup({1, 16, 8, 16, 128}, KvType::kF16, g128);
+  std::vector<OpCase> cases;
+  for (const auto& [name, setup] : {std::pair<std::string, const Setup&>{"F32PlainBF16", f32},
+                                    {"F16Fp4G32", f16},
+                                    {"Q8TwoPlanes", q8},
+                                    {"F16Fp4G128OneHead", one_head}}) {
+    cases.push_back(absorb_case(name, setup));
+    cases.push_back(attend_case(name, setup));
+    cases.push_back(unabsorb_case(name, setup));
+    cases.push_back(expanded_case(name, setup));
+  }
+  cases.push_back(rounding_case("F32", KvType::kF32));
+  cases.push_back(rounding_case("F16", KvType::kF16));
+  cases.push_back(rounding_case("Q8", KvType::kQ8));
+  return cases;
+}
+
+}  // namespace marlin::op_test

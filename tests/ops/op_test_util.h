@@ -1,0 +1,149 @@
+// Holds a backend to the oracle. An op's test is a function that runs it on any device with the same inputs and returns
+// the outputs with the error each element may have; the harness compares devices, thread counts and row ranges.
+//
+// Tolerances. A dot product of K terms in FP32 errs by at most about K u sum|w_k x_k| (u = 2^-24) whatever the order of
+// summation; errors of random sign grow with sqrt(K). kSlack * sqrt(K) * u * sum|w_k x_k| therefore holds with a wide
+// margin for every sane kernel, and is far below the effect of one wrong code, scale or index.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <ostream>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "format/dtype.h"
+#include "ops/ops.h"
+
+namespace marlin::op_test {
+
+/// The devices under test. A new backend adds its name here; one that this build or machine lacks is skipped.
+inline const std::vector<std::string> kBackends = {"cpu"};
+
+inline constexpr double kSlack = 4;
+
+/// Counter-based: the same numbers with every standard library.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : seed_(seed) {}
+  double uniform(double low, double high);
+  int index(int n);
+  /// About [-2, 2], exactly representable in every activation type (8 significant bits).
+  float activation();
+  std::vector<float> activations(int64_t n);
+
+ private:
+  uint64_t seed_;
+  int64_t counter_ = 0;
+};
+
+// ---- weights -------------------------------------------------------------------------------------------------------
+
+struct WeightSpec {
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  DType type = DType::kBF16;  // of a plain weight
+  std::vector<int> groups;    // group size of each FP4 plane; empty for a plain weight
+  bool has_bias = false;
+  DType bias_type = DType::kF32;
+};
+
+/// A weight in the file's layout, and what it means.
+struct HostWeight {
+  LinearWeight layout;  // views without a buffer: offsets into blob
+  std::vector<std::byte> blob;
+  std::vector<double> dense;  // [out, in]
+  std::vector<double> bias;   // [out], zero without one
+  double at(int64_t n, int64_t k) const { return dense[static_cast<size_t>(n * layout.in_features + k)]; }
+};
+using WeightPtr = std::shared_ptr<const HostWeight>;
+
+WeightPtr random_weight(const WeightSpec& spec, uint64_t seed);
+/// `plain` as stored elements of `type`.
+std::vector<std::byte> encode_plain(const std::vector<double>& plain, DType type);
+
+// ---- one device's side of a test
+// -------------------------------------------------------------------------------------
+
+/// Uploads inputs, holds buffers and reads outputs of one device.
+class Rig {
+ public:
+  explicit Rig(Device& device) : device_(device), stream_(device.make_stream()) {}
+
+  Device& device() { return device_; }
+  Stream& stream() { return *stream_; }
+
+  View act(const std::vector<float>& values);
+  /// n activations, filled with a value no op produces, so that an element left out is seen.
+  View act_out(int64_t n);
+  template <typename T>
+  View array(const std::vector<T>& values) {
+    const View view = allocate(values.size() * sizeof(T));
+    stream_->upload(view, std::as_bytes(std::span(values)));
+    return view;
+  }
+  View allocate(size_t bytes);
+  /// `view` moved by a count of activations.
+  View offset(View view, int64_t elements) { return view.at(activation_bytes(device_, elements)); }
+  /// Bound in place, not copied.
+  const LinearWeight* weight(const WeightPtr& host);
+  const ExpertBank* bank(const std::vector<WeightPtr>& experts);
+
+  std::vector<double> read_act(View view, int64_t n);
+  template <typename T>
+  std::vector<double> read(View view, int64_t n) {
+    std::vector<T> values(static_cast<size_t>(n));
+    stream_->read(stream_->wait(stream_->submit()), view, std::as_writable_bytes(std::span(values)));
+    return {values.begin(), values.end()};
+  }
+  /// Unit roundoff of this device's activations and sums: FP32's at best, so the oracle gets the same bounds.
+  double roundoff() const;
+
+ private:
+  Device& device_;
+  std::unique_ptr<Stream> stream_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::vector<std::unique_ptr<LinearWeight>> weights_;
+  std::vector<std::unique_ptr<ExpertBank>> banks_;
+};
+
+/// Row-major [rows, width], with the largest allowed error of each element (0: exact).
+struct Output {
+  std::string name;
+  int64_t width = 0;
+  std::vector<double> values;
+  std::vector<double> tolerance;
+};
+Output exact(std::string name, int64_t width, std::vector<double> values);
+
+/// The rows of a case that one run computes.
+struct RowRange {
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+struct OpCase {
+  std::string name;
+  int64_t rows = 0;
+  std::function<std::vector<Output>(Rig&, RowRange)> run;
+
+  friend void PrintTo(const OpCase& op_case, std::ostream* out) { *out << op_case.name; }
+};
+
+std::vector<OpCase> dense_cases();
+std::vector<OpCase> attention_cases();
+std::vector<OpCase> moe_cases();
+std::vector<OpCase> sample_cases();
+std::vector<OpCase> all_cases();
+
+/// Empty when equal within the tolerances of `expected`; else the worst element with its coordinates. NaN and
+/// infinities must stand at the same places.
+std::string compare(const std::vector<Output>& actual, const std::vector<Output>& expected);
+/// Empty when bit-identical.
+std::string compare_bits(const std::vector<Output>& actual, const std::vector<Output>& expected);
+
+}  // namespace marlin::op_test
