@@ -122,7 +122,7 @@ setup_oracle() {
   [ -e "$oracle/package-lock.json" ] || return 0
   [ "$oracle/node_modules/.package-lock.json" -nt "$oracle/package-lock.json" ] && return 0
   say "installing the node packages of $oracle"
-  quietly npm ci --prefix "$oracle" --no-audit --no-fund || explain_failure "npm ci"
+  quietly npm ci --prefix "$oracle" --ignore-scripts --no-audit --no-fund || explain_failure "npm ci"
   touch "$oracle/node_modules/.package-lock.json"
 }
 
