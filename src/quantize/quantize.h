@@ -21,7 +21,7 @@ struct QuantizeOptions {
   bool include_embeddings = false;  // embed_tokens in FP4 too
   uint64_t max_shard_bytes = uint64_t{4} << 30;
   bool resume = false;  // keep whole shards of an interrupted run
-  ProgressFn progress;
+  ProgressFn progress = {};
 };
 
 /// Error of one quantized tensor against its source.

@@ -1,0 +1,262 @@
+#include "quantize/quantize.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/float16.h"
+#include "format/checkpoint.h"
+#include "format/fp4.h"
+#include "marlin/error.h"
+#include "model/tensors.h"
+#include "quantize/repair.h"
+#include "quantize/rtn.h"
+
+namespace marlin {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+fs::path bf16_demo() {
+  return fs::path(MARLIN_SHARED_DIR) / "demo-model/bf16";
+}
+fs::path bundled() {
+  return fs::path(MARLIN_SOURCE_DIR) / "models/GLM-4.7-Flash-Demo-MMFP4";
+}
+
+#define SKIP_WITHOUT(path) \
+  if (!fs::exists(path)) GTEST_SKIP() << "needs " << (path).string() << ", which is not on this machine"
+
+fs::path fresh(const std::string& name) {
+  const fs::path path = fs::path(::testing::TempDir()) / ("quantize_test_" + name);
+  fs::remove_all(path);
+  return path;
+}
+
+std::string bytes_of(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::string message_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+/// A config with few, small layers, and a BF16 checkpoint of it with random weights.
+nlohmann::json tiny_config() {
+  return {{"model_type", "glm4_moe_lite"},
+          {"hidden_size", 128},
+          {"intermediate_size", 256},
+          {"num_hidden_layers", 2},
+          {"num_attention_heads", 2},
+          {"q_lora_rank", 128},
+          {"kv_lora_rank", 128},
+          {"qk_nope_head_dim", 64},
+          {"qk_rope_head_dim", 32},
+          {"v_head_dim", 64},
+          {"moe_intermediate_size", 128},
+          {"n_routed_experts", 4},
+          {"n_shared_experts", 1},
+          {"num_experts_per_tok", 2},
+          {"vocab_size", 64},
+          {"max_position_embeddings", 128},
+          {"num_nextn_predict_layers", 1},
+          {"eos_token_id", 1}};
+}
+
+fs::path tiny_checkpoint(const std::string& name,
+                         const std::function<void(const std::string&, std::vector<uint16_t>&)>& edit = {}) {
+  const fs::path directory = fresh(name);
+  fs::create_directories(directory);
+  const ModelConfig config = ModelConfig::from_json(tiny_config(), "tiny");
+  std::vector<TensorSpec> specs;
+  std::vector<std::vector<std::byte>> data;
+  uint32_t state = 1;
+  for (const ExpectedTensor& tensor : expected_tensors(config)) {
+    if (!tensor.required) continue;
+    const bool f32 = tensor.name.ends_with("e_score_correction_bias");
+    specs.push_back(
+        {tensor.linear ? tensor.name + ".weight" : tensor.name, f32 ? DType::kF32 : DType::kBF16, tensor.shape});
+    std::vector<uint16_t> values(specs.back().bytes() / 2, 0);
+    for (uint16_t& value : values) {
+      state = state * 1664525 + 1013904223;
+      if (!f32) value = f32_to_bf16(static_cast<float>(static_cast<int32_t>(state)) * 0x1p-34f);
+    }
+    if (edit) edit(specs.back().name, values);
+    const auto bytes = std::as_bytes(std::span(values));
+    data.emplace_back(bytes.begin(), bytes.end());
+  }
+  SafetensorsWriter writer(directory / "model.safetensors", specs);
+  for (const auto& bytes : data) writer.append(bytes);
+  writer.finish();
+  write_file_atomically(directory / "config.json", tiny_config().dump());
+  return directory;
+}
+
+TEST(Quantize, TheBundledModelIsWhatThisCodeMakes) {
+  SKIP_WITHOUT(bf16_demo());
+  const fs::path out = fresh("bundled");
+  const QuantizeReport report = quantize_checkpoint(bf16_demo(), out, {.include_embeddings = true});
+  for (const auto& entry : fs::directory_iterator(out)) {
+    const fs::path name = entry.path().filename();
+    if (name == "config.json") continue;
+    EXPECT_EQ(bytes_of(entry.path()), bytes_of(bundled() / name)) << name;
+  }
+  nlohmann::json made = nlohmann::json::parse(bytes_of(out / "config.json"));
+  nlohmann::json stored = nlohmann::json::parse(bytes_of(bundled() / "config.json"));
+  made["quantization_config"].erase("producer");  // tells the version, which may be newer
+  stored["quantization_config"].erase("producer");
+  EXPECT_EQ(made, stored);
+  EXPECT_LT(report.bytes, uint64_t{20} << 20);
+  EXPECT_GT(report.tensors.size(), 600U);
+  for (const TensorError& tensor : report.tensors) {
+    EXPECT_LT(tensor.relative_rmse, 0.2) << tensor.name;
+    EXPECT_GT(tensor.relative_rmse, 0.05) << tensor.name;  // 4 bits cannot do better
+  }
+}
+
+TEST(Quantize, EveryValueIsTheNearestOfItsGrid) {
+  const fs::path source = tiny_checkpoint("nearest_source");
+  const fs::path out = fresh("nearest");
+  quantize_checkpoint(source, out, {.group_size = 64});
+  const std::string name = "model.layers.1.mlp.experts.3.up_proj";
+  const Checkpoint before = Checkpoint::open(source);
+  const Checkpoint after = Checkpoint::open(out);
+  const LinearTensors plain = before.linear(name, 128, 128);
+  const LinearTensors fp4 = after.linear(name, 128, 128);
+  ASSERT_TRUE(fp4.quantized());
+  ASSERT_EQ(fp4.planes[0].group_size, 64);
+  const auto* codes = reinterpret_cast<const uint8_t*>(fp4.planes[0].weight.data.data());
+  const auto* scales = reinterpret_cast<const uint16_t*>(fp4.planes[0].scales.data.data());
+  for (int64_t n = 0; n < 128; ++n) {
+    for (int64_t k = 0; k < 128; ++k) {
+      const float w = element_at(*plain.plain, n * 128 + k);
+      const float scale = f16_to_f32(scales[n * 2 + k / 64]);
+      const float chosen = fp4::kValues[fp4::code_at(codes + n * 64, k)] * scale;
+      for (const float value : fp4::kValues)
+        EXPECT_LE(std::abs(w - chosen), std::abs(w - value * scale)) << n << " " << k;
+    }
+  }
+}
+
+TEST(Quantize, RoutersAndNormsAndTheHeadStayAsTheyWere) {
+  const fs::path source = tiny_checkpoint("kept_source");
+  const fs::path out = fresh("kept");
+  quantize_checkpoint(source, out, {});
+  const Checkpoint before = Checkpoint::open(source);
+  const Checkpoint after = Checkpoint::open(out);
+  for (const char* name : {"model.norm.weight", "model.layers.1.mlp.gate.weight", "lm_head.weight",
+                           "model.embed_tokens.weight", "model.layers.1.mlp.gate.e_score_correction_bias"}) {
+    ASSERT_NE(after.stored(name), nullptr) << name;
+    EXPECT_TRUE(std::ranges::equal(after.stored(name)->data, before.stored(name)->data)) << name;
+  }
+  const auto kept = after.config().at("quantization_config").at("modules_to_not_convert");
+  EXPECT_THAT(kept.dump(), HasSubstr("lm_head"));
+}
+
+TEST(Quantize, BadWeightsAndOptionsAreNamed) {
+  const std::string bad = "model.layers.1.self_attn.q_a_proj.weight";
+  const auto put = [&](uint16_t bits) {
+    return tiny_checkpoint("bad_source", [&, bits](const std::string& name, std::vector<uint16_t>& values) {
+      if (name == bad) values[5 * 128 + 7] = bits;
+    });
+  };
+  const fs::path out = fresh("bad");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(put(0x7fc0), out, {}); }),
+              HasSubstr(bad + ": element [5, 7] is nan"));
+  EXPECT_FALSE(fs::exists(out / "config.json"));
+  EXPECT_FALSE(fs::exists(out / "model.safetensors.index.json"));
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(put(0x7f00), fresh("bad"), {}); }), HasSubstr("65504"));
+  const fs::path good = tiny_checkpoint("good_source");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(good, fresh("bad"), {.group_size = 48}); }), HasSubstr("48"));
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(good, good, {}); }), HasSubstr("both source and destination"));
+  EXPECT_THAT(message_of([&] { quantize_checkpoint("absent", fresh("bad"), {}); }), HasSubstr("absent"));
+}
+
+TEST(Quantize, AQuantizedSourceIsRefused) {
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(bundled(), fresh("again"), {}); }), HasSubstr("quantized already"));
+}
+
+TEST(Quantize, ResumeKeepsWholeShardsAndGivesTheSameFiles) {
+  const fs::path source = tiny_checkpoint("resume_source");
+  const fs::path whole = fresh("whole");
+  quantize_checkpoint(source, whole, {.max_shard_bytes = 100'000});
+  const fs::path partial = fresh("partial");
+  quantize_checkpoint(source, partial, {.max_shard_bytes = 100'000});
+  // What an interruption leaves: the first shards, no index, no config.
+  fs::remove(partial / "model.safetensors.index.json");
+  fs::remove(partial / "config.json");
+  int shards = 0;
+  for (const auto& entry : fs::directory_iterator(whole)) shards += entry.path().extension() == ".safetensors" ? 1 : 0;
+  ASSERT_GT(shards, 2);
+  for (const auto& entry : fs::directory_iterator(partial)) {
+    if (entry.path().filename().string().find("00002-of") != std::string::npos) fs::remove(entry.path());
+  }
+  EXPECT_THAT(message_of([&] { Checkpoint::open(partial); }), ::testing::Not(HasSubstr("no error")));
+  quantize_checkpoint(source, partial, {.max_shard_bytes = 100'000, .resume = true});
+  for (const auto& entry : fs::directory_iterator(whole)) {
+    EXPECT_EQ(bytes_of(entry.path()), bytes_of(partial / entry.path().filename())) << entry.path().filename();
+  }
+}
+
+/// A copy of a quantized tiny model in a single file that lacks the named tensors, as the published checkpoint does.
+fs::path without(const fs::path& source, const std::vector<std::string>& lacking) {
+  const fs::path directory = fresh("lacking");
+  fs::create_directories(directory);
+  fs::copy_file(source / "config.json", directory / "config.json");
+  std::vector<TensorSpec> specs;
+  std::vector<TensorView> kept;
+  const SafetensorsFile file = SafetensorsFile::open(source / "model-00001-of-00001.safetensors");
+  for (const TensorView& tensor : file.tensors()) {
+    if (std::ranges::find(lacking, tensor.name) != lacking.end()) continue;
+    specs.push_back({tensor.name, tensor.dtype, tensor.shape});
+    kept.push_back(tensor);
+  }
+  SafetensorsWriter writer(directory / "model.safetensors", specs);
+  for (const TensorView& tensor : kept) writer.append(tensor.data);
+  writer.finish();
+  return directory;
+}
+
+TEST(Repair, AddsNormAndCorrectionBias) {
+  const fs::path source = tiny_checkpoint("repair_source");
+  const fs::path whole = fresh("repair_whole");
+  quantize_checkpoint(source, whole, {});
+  const std::vector<std::string> lacking = {"model.norm.weight", "model.layers.1.mlp.gate.e_score_correction_bias"};
+  const fs::path broken = without(whole, lacking);
+  const ModelConfig config = ModelConfig::from_json(tiny_config(), "tiny");
+  EXPECT_EQ(missing_tensors(Checkpoint::open(broken), config, true).size(), 2U);
+
+  const RepairReport report = repair_checkpoint(broken, source);
+  EXPECT_THAT(report.added, ::testing::UnorderedElementsAreArray(lacking));
+  const Checkpoint repaired = Checkpoint::open(broken);
+  EXPECT_TRUE(missing_tensors(repaired, config, true).empty());
+  EXPECT_TRUE(std::ranges::equal(repaired.stored(lacking[0])->data, Checkpoint::open(source).stored(lacking[0])->data));
+  EXPECT_TRUE(repair_checkpoint(broken, source).added.empty());
+}
+
+TEST(Repair, RefusesWhatItCannotKnow) {
+  const fs::path source = tiny_checkpoint("refuse_source");
+  const fs::path whole = fresh("refuse_whole");
+  quantize_checkpoint(source, whole, {});
+  const std::string linear = "model.layers.0.mlp.up_proj";
+  const fs::path broken = without(whole, {linear + ".weight", linear + ".scales"});
+  EXPECT_THAT(message_of([&] { repair_checkpoint(broken, source); }), HasSubstr(linear));
+  EXPECT_THAT(message_of([&] {
+                repair_checkpoint(without(whole, {"model.norm.weight"}), without(whole, {"model.norm.weight"}));
+              }),
+              HasSubstr("model.norm.weight"));
+}
+
+}  // namespace
+}  // namespace marlin
