@@ -103,7 +103,7 @@ class Translator {
     }
     if (c == '(' && at(pos_, "(?")) {
       constexpr std::array<std::string_view, 8> kGroups = {"(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?i)"};
-      const auto* group = std::find_if(kGroups.begin(), kGroups.end(), [&](std::string_view g) { return at(pos_, g); });
+      const auto group = std::find_if(kGroups.begin(), kGroups.end(), [&](std::string_view g) { return at(pos_, g); });
       if (group == kGroups.end()) refuse("a group of a kind other than ?: ?= ?! ?> ?<= ?<! ?i");
       copy(group->size());
       return;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdio>
 #include <map>
 #include <random>
 #include <string>
@@ -21,7 +22,6 @@ namespace {
 using Ids = std::vector<int32_t>;
 using Pieces = std::vector<std::string>;
 using testing::HasSubstr;
-using testing::Not;
 using testing::StartsWith;
 
 Pieces split(std::string_view pattern, std::string_view text) {
@@ -49,10 +49,11 @@ TEST(TokenizerSplit, SpaceIsWhiteSpace) {
                          "\u2009", "\u200A", "\u2028", "\u2029", "\u202F", "\u205F", "\u3000"};
   ASSERT_EQ(spaces.size(), 25u);
   for (const std::string& space : spaces) {
-    EXPECT_EQ(split("\\s", "a" + space + space), (Pieces{"a", space, space}));
-    EXPECT_EQ(split("[^\\s]", "ab" + space + space), (Pieces{"a", "b", space + space}));
-    EXPECT_EQ(split("\\S", "ab" + space + space), (Pieces{"a", "b", space + space}));
-    EXPECT_EQ(split("[\\S]", "ab" + space + space), (Pieces{"a", "b", space + space}));
+    const std::string both = space + space;
+    EXPECT_EQ(split("\\s", "a" + both), (Pieces{"a", space, space}));
+    EXPECT_EQ(split("[^\\s]", "ab" + both), (Pieces{"a", "b", both}));
+    EXPECT_EQ(split("\\S", "ab" + both), (Pieces{"a", "b", both}));
+    EXPECT_EQ(split("[\\S]", "ab" + both), (Pieces{"a", "b", both}));
     EXPECT_EQ(split("[x\\s]+", "a" + space + "x"), (Pieces{"a", space + "x"}));
   }
   for (const char* other : {"\u180E", "\u200B", "\uFEFF", "\x1C", "\x1F", "\u2060"}) {
@@ -73,7 +74,7 @@ TEST(TokenizerSplit, ConstructsOfOtherMeaningAreRefused) {
                               "\\Qa\\E", "[[:alpha:]]", "[a&&b]", "[a[bc]]", "[]a]",  "(?<n>a)", "(?m:.)",
                               "(?#c)",   "(*UCP)a",     "a{,3}",  "a{1,3}+", "a{2}?", "[\\s-x]", "a\\"}) {
     try {
-      RegexSplitter(pattern, "file: field");
+      const RegexSplitter splitter(pattern, "file: field");
       ADD_FAILURE() << pattern;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kUnsupported) << pattern;
@@ -82,7 +83,7 @@ TEST(TokenizerSplit, ConstructsOfOtherMeaningAreRefused) {
   }
   for (const char* pattern : {"(a", "a)", "[a", "*", "\\p{Nonsense}", "[b-a]", "(?<=a+)b"}) {
     try {
-      RegexSplitter(pattern, "file: field");
+      const RegexSplitter splitter(pattern, "file: field");
       ADD_FAILURE() << pattern;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kBadFile) << pattern;
