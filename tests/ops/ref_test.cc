@@ -15,8 +15,8 @@ namespace {
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 TEST_F(RefTest, EmbedCopiesTableRows) {
-  std::vector<uint16_t> table;
-  for (int i = 0; i < 6; ++i) table.push_back(f32_to_bf16(static_cast<float>(i) + 0.5F));
+  std::vector<uint16_t> table(6);
+  for (size_t i = 0; i < 6; ++i) table[i] = f32_to_bf16(static_cast<float>(i) + 0.5F);
   LinearWeight weight;
   weight.out_features = 3;
   weight.in_features = 2;
