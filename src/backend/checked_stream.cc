@@ -2,105 +2,93 @@
 
 #include <cstring>
 
-#include "backend/backend.h"
+#include "backend/forwarding_stream.h"
 #include "marlin/error.h"
 
 namespace marlin {
 namespace {
 
-class CheckedStream final : public Stream {
+// copy and check_finite make no activations, and sample reports on its logits itself: those are only passed on.
+class CheckedStream final : public ForwardingStream {
  public:
   CheckedStream(Device& device, Stream& inner)
-      : inner_(inner), element_bytes_(activation_bytes(device, 1)), flag_(device.allocate(sizeof(int32_t))) {}
-
-  void upload(View to, std::span<const std::byte> bytes) override { inner_.upload(to, bytes); }
-  Fence submit() override { return inner_.submit(); }
-  void read(const Completed& done, View from, std::span<std::byte> bytes) override { inner_.read(done, from, bytes); }
+      : ForwardingStream(inner), element_bytes_(activation_bytes(device, 1)), flag_(device.allocate(sizeof(int32_t))) {}
 
   void mark(int layer, std::string_view part) override {
     layer_ = layer;
     part_ = part;
-    inner_.mark(layer, part);
+    inner().mark(layer, part);
   }
 
   void embed(const EmbedArgs& args) override {
-    inner_.embed(args);
+    inner().embed(args);
     check_output("embed", args.rows, args.table->in_features, args.out, args.out_stride);
   }
   void rms_norm(const RmsNormArgs& args) override {
-    inner_.rms_norm(args);
+    inner().rms_norm(args);
     check_output("rms_norm", args.rows, args.gain->size, args.out, args.out_stride);
   }
   void linear(const LinearArgs& args) override {
-    inner_.linear(args);
+    inner().linear(args);
     check_output("linear", args.rows, args.weight->out_features, args.out, args.out_stride);
   }
   void add(const AddArgs& args) override {
-    inner_.add(args);
+    inner().add(args);
     check_output("add", args.rows, args.width, args.x, args.x_stride);
   }
   void rope(const RopeArgs& args) override {
-    inner_.rope(args);
+    inner().rope(args);
     for (int h = 0; h < args.heads; ++h) {
       const View head = args.x.at(static_cast<size_t>(h * args.head_stride) * element_bytes_);
       check_output("rope", args.rows, args.dims, head, args.row_stride);
     }
   }
   void kv_write(const KvWriteArgs& args) override {
-    inner_.kv_write(args);  // the cache may be quantized: its input tells as much
+    inner().kv_write(args);  // the cache may be quantized: its input tells as much
     const int rows = args.batch->n_tokens;
     check("kv_write", "latent input", rows, args.kv.layout.latent_dim, args.latent, args.latent_stride);
     check("kv_write", "rope input", rows, args.kv.layout.rope_dim, args.rope, args.rope_stride);
   }
   void mla_absorb(const MlaAbsorbArgs& args) override {
-    inner_.mla_absorb(args);
+    inner().mla_absorb(args);
     check_dense("mla_absorb", args.rows, int64_t{args.shape.heads} * args.shape.latent, args.out);
   }
   void mla_attend(const MlaAttendArgs& args) override {
-    inner_.mla_attend(args);
+    inner().mla_attend(args);
     check_dense("mla_attend", args.batch->n_tokens, int64_t{args.shape.heads} * args.shape.latent, args.out);
   }
   void mla_unabsorb(const MlaUnabsorbArgs& args) override {
-    inner_.mla_unabsorb(args);
+    inner().mla_unabsorb(args);
     check_dense("mla_unabsorb", args.rows, int64_t{args.shape.heads} * args.shape.value, args.out);
   }
   void mla_expanded(const MlaExpandedArgs& args) override {
-    inner_.mla_expanded(args);
+    inner().mla_expanded(args);
     check_dense("mla_expanded", args.batch->n_tokens, int64_t{args.shape.heads} * args.shape.value, args.out);
   }
   void route(const RouteArgs& args) override {
-    inner_.route(args);
+    inner().route(args);
     check_dense("route", args.rows, args.top_k, args.weights);
   }
   void expert_linear(const ExpertLinearArgs& args) override {
-    inner_.expert_linear(args);
+    inner().expert_linear(args);
     check_dense("expert_linear", args.rows, args.top_k * args.bank->experts.front().out_features, args.out);
   }
   void swiglu(const SwigluArgs& args) override {
-    inner_.swiglu(args);
+    inner().swiglu(args);
     check_dense("swiglu", args.rows, args.width, args.out);
   }
   void expert_sum(const ExpertSumArgs& args) override {
-    inner_.expert_sum(args);
+    inner().expert_sum(args);
     check_dense("expert_sum", args.rows, args.width, args.out);
   }
   void gather_rows(const GatherRowsArgs& args) override {
-    inner_.gather_rows(args);
+    inner().gather_rows(args);
     check_dense("gather_rows", args.rows, args.width, args.out);
   }
-  bool has_fused_moe() const override { return inner_.has_fused_moe(); }
   void fused_moe(const FusedMoeArgs& args) override {
-    inner_.fused_moe(args);
+    inner().fused_moe(args);
     check_dense("fused_moe", args.rows, args.down->experts.front().out_features, args.out);
   }
-
-  // No activations come out of these; sample reports on its logits itself.
-  void sample(const SampleArgs& args) override { inner_.sample(args); }
-  void copy(const CopyArgs& args) override { inner_.copy(args); }
-  void check_finite(const CheckFiniteArgs& args) override { inner_.check_finite(args); }
-
- protected:
-  void wait_for(Fence fence) override { inner_.wait(fence); }
 
  private:
   void check_output(const char* op, int rows, int64_t width, View x, int64_t stride) {
@@ -117,10 +105,10 @@ class CheckedStream final : public Stream {
 
   bool finite(int rows, int64_t width, View x, int64_t stride) {
     const View flag = {flag_.get(), 0};
-    inner_.check_finite({rows, width, x, stride, flag});
-    const Completed done = inner_.wait(inner_.submit());
+    inner().check_finite({rows, width, x, stride, flag});
+    const Completed done = inner().wait(inner().submit());
     int32_t found = 0;
-    inner_.read(done, flag, std::as_writable_bytes(std::span(&found, 1)));
+    inner().read(done, flag, std::as_writable_bytes(std::span(&found, 1)));
     return found == 0;
   }
 
@@ -140,7 +128,6 @@ class CheckedStream final : public Stream {
     return text;
   }
 
-  Stream& inner_;
   size_t element_bytes_;
   std::unique_ptr<Buffer> flag_;
   int layer_ = -1;
