@@ -52,6 +52,7 @@ TokenBatch make_batch(Rig& rig, const std::vector<Token>& tokens) {
   // Multiplication by 7 modulo 25 (a prime to both) scatters the blocks; one physical block stays unused.
   std::vector<int32_t> tables;
   const int n_blocks = static_cast<int>(kContexts.size()) * kBlocksPerSlot;
+  tables.reserve(static_cast<size_t>(n_blocks));
   for (int i = 0; i < n_blocks; ++i) tables.push_back((i + 1) * 7 % (n_blocks + 1));
   TokenBatch batch;
   batch.n_tokens = static_cast<int>(tokens.size());
@@ -235,7 +236,7 @@ std::vector<double> expanded_tolerance(const Setup& setup, RowRange range, doubl
   for (size_t t = 0; t < tokens.size(); ++t) {
     for (int h = 0; h < s.heads; ++h) {
       const auto head = (range.first + static_cast<int64_t>(t)) * s.heads + h;
-      const auto first = static_cast<size_t>(h * (s.nope + s.value));
+      const size_t first = static_cast<size_t>(h) * static_cast<size_t>(s.nope + s.value);
       ExpandedBound bound;
       for (int64_t n = 0; n < setup.key(); ++n) {
         const double q = std::fabs(static_cast<double>(setup.q[static_cast<size_t>(head * setup.key() + n)]));

@@ -109,7 +109,7 @@ void add_linear_cases(std::vector<OpCase>& cases) {
   cases.push_back(linear_case("LinearNanAndInf", spec, 5, 0, true));
 }
 
-OpCase embed_case(std::string name, WeightSpec spec) {
+OpCase embed_case(std::string name, const WeightSpec& spec) {
   const int64_t rows = 17;
   const WeightPtr table = random_weight(spec, 11);
   std::vector<int32_t> ids;

@@ -33,12 +33,13 @@ OpCase route_case(int n_experts, int top_k, int n_group, int topk_group, bool no
   Random random(91);
   std::vector<float> logits;
   for (int64_t t = 0; t < rows - 1; ++t) {
+    const int middle = n_experts / 2;
     // Well apart, so that FP32 and the oracle rank alike: the bias moves ranks by whole steps of s.
-    for (const int rank : permutation(n_experts, random))
-      logits.push_back(static_cast<float>(rank - n_experts / 2) / 16);
+    for (const int rank : permutation(n_experts, random)) logits.push_back(static_cast<float>(rank - middle) / 16);
   }
   logits.insert(logits.end(), static_cast<size_t>(n_experts), 0.25f);  // all equal: the lower id wins
   std::vector<float> bias;
+  bias.reserve(static_cast<size_t>(n_experts));
   for (int e = 0; e < n_experts; ++e) bias.push_back(static_cast<float>(e % 4) * 0.3f);
   const auto run = [=](Rig& rig, RowRange range) -> std::vector<Output> {
     RouteArgs args;
@@ -69,6 +70,7 @@ OpCase route_case(int n_experts, int top_k, int n_group, int topk_group, bool no
 
 std::vector<WeightPtr> random_bank(int n_experts, const WeightSpec& spec, uint64_t seed) {
   std::vector<WeightPtr> bank;
+  bank.reserve(static_cast<size_t>(n_experts));
   for (int e = 0; e < n_experts; ++e) bank.push_back(random_weight(spec, seed + static_cast<uint64_t>(e)));
   return bank;
 }

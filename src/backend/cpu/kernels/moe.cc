@@ -56,7 +56,9 @@ void choose_groups(const RouteArgs& args, const RouteScratch& scratch) {
   uint8_t* taken_groups = scratch.taken + args.n_experts;
   std::fill_n(taken_groups, args.n_group, uint8_t{0});
   for (int i = 0; i < args.topk_group; ++i) take_best(scratch.groups, taken_groups, args.n_group);
-  for (int e = 0; e < args.n_experts; ++e) scratch.taken[e] = taken_groups[e / size] == 0 ? 1 : 0;
+  for (int g = 0; g < args.n_group; ++g) {
+    std::fill_n(scratch.taken + g * size, size, static_cast<uint8_t>(taken_groups[g] == 0 ? 1 : 0));
+  }
 }
 
 void route_row(const RouteArgs& args, const float* logits, const float* bias, const RouteScratch& scratch, int32_t* ids,
