@@ -72,7 +72,7 @@ std::string safetensors_header(const std::vector<TensorSpec>& specs,
 /// Destroyed without finish(), it removes the temporary file. Throws Error{kIo} (disk full, permission) with the path.
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(std::filesystem::path path, std::vector<TensorSpec> specs,
+  SafetensorsWriter(std::filesystem::path path, const std::vector<TensorSpec>& specs,
                     const std::map<std::string, std::string>& metadata = {});
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;

@@ -71,7 +71,7 @@ std::string safetensors_header(const std::vector<TensorSpec>& specs,
   return out + json;
 }
 
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::vector<TensorSpec> specs,
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, const std::vector<TensorSpec>& specs,
                                      const std::map<std::string, std::string>& metadata)
     : path_(std::move(path)) {
   for (const TensorSpec& spec : specs) expected_ += spec.bytes();

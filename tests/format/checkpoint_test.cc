@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "models.h"
 
 namespace marlin {
@@ -14,6 +16,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing_files::add_linear;
 using testing_files::expect_error;
+using testing_files::floats_of;
 using testing_files::Matrix;
 using testing_files::random_matrix;
 using testing_files::Raw;
@@ -99,7 +102,7 @@ TEST(Checkpoint, MisalignedTensorsAreCopiedAndSaid) {
     EXPECT_EQ(values_of(checkpoint.linear("a", 16, 256)), m.values());
     const TensorView view = checkpoint.tensor("norm.weight", {3});
     EXPECT_EQ(reinterpret_cast<uintptr_t>(view.data.data()) % 4, 0u);
-    EXPECT_EQ(std::memcmp(view.data.data(), norm.data(), 12), 0);
+    EXPECT_EQ(floats_of(view), norm);
     EXPECT_EQ(checkpoint.notes().empty(), shift % 4 == 0) << shift;
     // A second request gets the same copy.
     EXPECT_EQ(checkpoint.tensor("norm.weight", {3}).data.data(), view.data.data());
@@ -165,7 +168,7 @@ TEST(Checkpoint, PlainLinearsBiasesAndTensors) {
   EXPECT_FALSE(linear.quantized());
   ASSERT_TRUE(linear.plain && linear.bias);
   EXPECT_EQ(linear.plain->describe(), "BF16 [3, 4]");
-  EXPECT_EQ(std::memcmp(linear.bias->data.data(), bias.data(), 12), 0);
+  EXPECT_EQ(floats_of(*linear.bias), bias);
   EXPECT_EQ(checkpoint.tensor("n.weight", {12}).describe(), "F16 [12]");
   EXPECT_EQ(checkpoint.tensor("n.bias", {12}).describe(), "F16 [12]");
   EXPECT_THAT(checkpoint.unclaimed(), ElementsAre("gate.e_score_correction_bias"));
@@ -226,10 +229,10 @@ TEST(Checkpoint, FusedExpertsAreCutIntoViews) {
   constexpr int kExperts = 3;
   constexpr int kInner = 4;
   constexpr int kHidden = 6;
-  std::vector<float> gate_up;
-  std::vector<float> down;
-  for (int i = 0; i < kExperts * 2 * kInner * kHidden; ++i) gate_up.push_back(static_cast<float>(i));
-  for (int i = 0; i < kExperts * kHidden * kInner; ++i) down.push_back(static_cast<float>(-i));
+  std::vector<float> gate_up(kExperts * 2 * kInner * kHidden);
+  std::vector<float> down(kExperts * kHidden * kInner);
+  std::iota(gate_up.begin(), gate_up.end(), 0.0f);
+  std::iota(down.begin(), down.end(), 0.0f);
   write_single(dir.path(),
                {raw("model.layers.1.mlp.experts.gate_up_proj", DType::kF32, {kExperts, 2 * kInner, kHidden}, gate_up),
                 raw("model.layers.1.mlp.experts.down_proj", DType::kF32, {kExperts, kHidden, kInner}, down)});
@@ -246,7 +249,7 @@ TEST(Checkpoint, FusedExpertsAreCutIntoViews) {
   EXPECT_EQ(up[2].plain->describe(), "F32 [4, 6]");
   EXPECT_EQ(up[2].plain->data.size(), 96u);
   const auto some = checkpoint.experts("model.layers.1.mlp", "down_proj", 2, kHidden, kInner);
-  EXPECT_EQ(value(some[1], 1), -25.0f);
+  EXPECT_EQ(value(some[1], 1), 25.0f);
   EXPECT_THAT(checkpoint.unclaimed(), ElementsAre("model.layers.1.mlp.experts.2.down_proj.weight"));
   EXPECT_EQ(checkpoint.names().size(), 9u);
   EXPECT_TRUE(checkpoint.has_linear("model.layers.1.mlp.experts.2.up_proj"));
@@ -261,8 +264,8 @@ TEST(Checkpoint, SideFileGivesWhatTheShardsLack) {
                        testing_files::safetensors_bytes({raw("model.norm.weight", DType::kF32, {2}, other),
                                                          raw("a.weight", DType::kF32, {2}, other)}));
   const Checkpoint checkpoint = Checkpoint::open(dir.path());
-  EXPECT_EQ(std::memcmp(checkpoint.tensor("model.norm.weight", {2}).data.data(), other.data(), 8), 0);
-  EXPECT_EQ(std::memcmp(checkpoint.tensor("a.weight", {2}).data.data(), two.data(), 8), 0);
+  EXPECT_EQ(floats_of(checkpoint.tensor("model.norm.weight", {2})), other);
+  EXPECT_EQ(floats_of(checkpoint.tensor("a.weight", {2})), two);
   EXPECT_THAT(checkpoint.notes(), ElementsAre(HasSubstr("missing_norm.safetensors")));
   EXPECT_EQ(checkpoint.files().size(), 2u);
 }

@@ -124,8 +124,8 @@ TEST(Fp4Group, ScaleIsTheRoundedSixthOfTheMaximum) {
 }
 
 TEST(Fp4Group, GridValuesComeBackExactly) {
-  std::vector<float> values;
-  for (const float value : kValues) values.push_back(value * 0.375f);
+  std::vector<float> values(kValues.begin(), kValues.end());
+  for (float& value : values) value *= 0.375f;
   values[8] = 0.0f;
   const Quantized q = quantize(values);
   std::vector<float> back(16);

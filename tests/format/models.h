@@ -79,6 +79,7 @@ inline void add_linear(std::vector<Raw>& tensors, const std::string& base, const
   if (style.container == DType::kI64) {
     // Half of the words sign-extended, half zero-extended: both are in use.
     std::vector<int64_t> wide;
+    wide.reserve(words.size());
     for (const uint32_t word : words) {
       wide.push_back(wide.size() % 2 == 0 ? static_cast<int64_t>(word) : static_cast<int32_t>(word));
     }
@@ -98,6 +99,14 @@ inline void write_single(const std::filesystem::path& directory, const std::vect
                          const std::string& config = "{}", size_t shift = 0) {
   write(directory / "config.json", config);
   write(directory / "model.safetensors", safetensors_bytes(tensors, shift));
+}
+
+/// The numbers of an F32 tensor.
+inline std::vector<float> floats_of(const TensorView& view) {
+  EXPECT_EQ(view.dtype, DType::kF32);
+  std::vector<float> out(view.data.size() / sizeof(float));
+  std::memcpy(out.data(), view.data.data(), view.data.size());
+  return out;
 }
 
 /// The values of a linear as the kernels see them; checks layout, types and alignment on the way.

@@ -104,7 +104,7 @@ TEST(SafetensorsWriter, WrongNumberOfBytes) {
 
 TEST(SafetensorsWriter, RefusesBadSpecs) {
   const TempDir dir;
-  const auto make = [&](std::vector<TensorSpec> specs) {
+  const auto make = [&](const std::vector<TensorSpec>& specs) {
     return [&dir, specs] { const SafetensorsWriter writer(dir / "m.safetensors", specs); };
   };
   constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
