@@ -1,0 +1,70 @@
+#include "cli/flags.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace marlin::cli {
+namespace {
+
+template <typename T>
+bool parse_whole(const std::string& text, T& value) {
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && stop == end;
+}
+
+}  // namespace
+
+CLI::Validator number(double low, double high, std::string expected, bool above_low) {
+  const auto check = [low, high, expected = std::move(expected), above_low](const std::string& text) -> std::string {
+    char* end = nullptr;
+    const double value = std::strtod(text.c_str(), &end);
+    const bool whole = !text.empty() && *end == '\0' && std::isfinite(value);
+    if (whole && value <= high && (above_low ? value > low : value >= low)) return {};
+    return fmt::format("'{}' is not {}", text, expected);
+  };
+  return {check, ""};
+}
+
+CLI::Validator whole_number(int low) {
+  const auto check = [low](const std::string& text) -> std::string {
+    int value = 0;
+    if (parse_whole(text, value) && value >= low) return {};
+    return fmt::format("'{}' is not a whole number from {} to {}", text, low, std::numeric_limits<int>::max());
+  };
+  return {check, ""};
+}
+
+CLI::Validator unsigned_number() {
+  const auto check = [](const std::string& text) -> std::string {
+    uint64_t value = 0;
+    return parse_whole(text, value) ? "" : fmt::format("'{}' is not a whole number from 0 to 2^64 - 1", text);
+  };
+  return {check, ""};
+}
+
+CLI::Validator not_empty() {
+  return {[](const std::string& text) -> std::string { return text.empty() ? "expected some text" : ""; }, ""};
+}
+
+CLI::Validator device_name() {
+  const auto check = [](const std::string& text) -> std::string {
+    std::vector<std::string> names = {"auto"};
+    for (const DeviceEntry& entry : device_registry()) names.push_back(entry.name);
+    if (std::ranges::find(names, text) != names.end()) return {};
+    return fmt::format("'{}' is not one of {}", text, fmt::join(names, ", "));
+  };
+  return {check, ""};
+}
+
+}  // namespace marlin::cli

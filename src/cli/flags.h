@@ -1,0 +1,25 @@
+// Checks of flag values, with messages that say what was expected.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <limits>
+#include <string>
+
+namespace marlin::cli {
+
+/// A finite number from `low` (not included with `above_low`) to `high`. `expected` ends the message "'7' is not …".
+CLI::Validator number(double low, double high, std::string expected, bool above_low = false);
+
+/// A whole number that an int holds, from `low` on.
+CLI::Validator whole_number(int low);
+
+/// A whole number that a uint64_t holds.
+CLI::Validator unsigned_number();
+
+/// A text that is not empty.
+CLI::Validator not_empty();
+
+/// auto, or the name of a device this program knows, usable here or not.
+CLI::Validator device_name();
+
+}  // namespace marlin::cli

@@ -1,0 +1,67 @@
+#include "cli/signals.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "marlin/error.h"
+
+namespace marlin::cli {
+namespace {
+
+// The handler may touch nothing but this: where to write the byte that wakes the watcher.
+volatile std::sig_atomic_t wake_fd = -1;
+
+void wake_watcher(int /*signal*/) {
+  const int saved = errno;
+  const char interrupted = 'i';
+  const int fd = wake_fd;
+  if (fd >= 0 && write(fd, &interrupted, 1) < 0) {
+    // The pipe is full of earlier signals: the watcher is awake anyway.
+  }
+  errno = saved;
+}
+
+}  // namespace
+
+InterruptScope::InterruptScope(std::function<void()> on_interrupt, Second second) {
+  if (pipe(pipe_) != 0) throw Error(ErrorCode::kIo, std::string("cannot open a pipe: ") + std::strerror(errno));
+  // The handler must never block, however many signals come.
+  fcntl(pipe_[1], F_SETFL, fcntl(pipe_[1], F_GETFL) | O_NONBLOCK);
+  watcher_ = std::thread([read_end = pipe_[0], act = std::move(on_interrupt)] {
+    for (char byte = 0;;) {
+      const ssize_t n = read(read_end, &byte, 1);
+      if (n < 0 && errno == EINTR) continue;
+      if (n != 1 || byte == 'q') return;
+      act();
+    }
+  });
+  wake_fd = pipe_[1];
+  struct sigaction action {};
+  action.sa_handler = wake_watcher;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  if (second == Second::kEndsProgram) action.sa_flags |= static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, &old_int_);
+  sigaction(SIGTERM, &action, &old_term_);
+}
+
+InterruptScope::~InterruptScope() {
+  sigaction(SIGINT, &old_int_, nullptr);
+  sigaction(SIGTERM, &old_term_, nullptr);
+  wake_fd = -1;
+  // Closing the write end would race with a read that restarts; a byte cannot be missed.
+  fcntl(pipe_[1], F_SETFL, fcntl(pipe_[1], F_GETFL) & ~O_NONBLOCK);
+  const char quit = 'q';
+  while (write(pipe_[1], &quit, 1) < 0 && errno == EINTR) {
+  }
+  watcher_.join();
+  close(pipe_[0]);
+  close(pipe_[1]);
+}
+
+}  // namespace marlin::cli
