@@ -9,7 +9,7 @@
 namespace marlin::jinja {
 namespace {
 
-using Filter = Value (*)(Budget&, const Value&, Arguments&);
+using Filter = Value (*)(Budget&, const Value&, Arguments);
 
 Text text_of(Budget& budget, const Value& value) {
   Text text = to_text(budget, value);
@@ -17,7 +17,7 @@ Text text_of(Budget& budget, const Value& value) {
   return text;
 }
 
-Value filter_tojson(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_tojson(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("tojson", std::move(arguments), {"ensure_ascii", "indent", "separators", "sort_keys"});
   JsonStyle style;
   style.ascii = bound.flag(0, false);
@@ -41,7 +41,7 @@ Value filter_tojson(Budget& budget, const Value& value, Arguments& arguments) {
   return Value::string(to_json(budget, value, style));
 }
 
-Value filter_trim(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_trim(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("trim", std::move(arguments), {"chars"});
   const Text* chars = bound.text(0);
   return Value::string(strip(text_of(budget, value),
@@ -50,12 +50,12 @@ Value filter_trim(Budget& budget, const Value& value, Arguments& arguments) {
 }
 
 template <Case mode>
-Value filter_case(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_case(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("upper/lower/title/capitalize", std::move(arguments), {});
   return Value::string(change_case(text_of(budget, value), mode));
 }
 
-Value filter_length(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_length(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("length", std::move(arguments), {});
   if (const Text* text = value.as_string()) budget.text(text->size());
   const auto size = length(value);
@@ -77,7 +77,7 @@ Value follow(Budget& budget, const Value& value, const Value& path) {
   return current;
 }
 
-Value filter_join(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_join(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("join", std::move(arguments), {"d", "attribute"});
   const Text separator = bound.has(0) ? text_of(budget, bound.at(0)) : Text();
   Text out;
@@ -94,21 +94,21 @@ Value filter_join(Budget& budget, const Value& value, Arguments& arguments) {
 }
 
 template <bool first>
-Value filter_end(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_end(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound(first ? "first" : "last", std::move(arguments), {});
   const std::vector<Value> items = iterate(budget, value);
   if (items.empty()) return Value::undefined(fmt::format("an empty sequence has no {} item", first ? "first" : "last"));
   return first ? items.front() : items.back();
 }
 
-Value filter_default(Budget&, const Value& value, Arguments& arguments) {
+Value filter_default(Budget&, const Value& value, Arguments arguments) {
   const Bindings bound("default", std::move(arguments), {"default_value", "boolean"});
   const bool replaced = value.is_undefined() || (bound.flag(1, false) && !value.truthy());
   if (!replaced) return value;
   return bound.has(0) ? bound.at(0) : Value::string("", true);
 }
 
-Value filter_string(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_string(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("string", std::move(arguments), {});
   return Value::string(text_of(budget, value));
 }
@@ -144,7 +144,7 @@ std::optional<Value> to_number(const Value& value) {
   return std::nullopt;
 }
 
-Value filter_int(Budget&, const Value& value, Arguments& arguments) {
+Value filter_int(Budget&, const Value& value, Arguments arguments) {
   const Bindings bound("int", std::move(arguments), {"default"});
   const auto number = to_number(value);
   const auto otherwise = [&] { return bound.has(0) ? bound.at(0) : Value::integer(0); };
@@ -155,14 +155,14 @@ Value filter_int(Budget&, const Value& value, Arguments& arguments) {
   return Value::integer(static_cast<Int>(*fraction), value.has_data());
 }
 
-Value filter_float(Budget&, const Value& value, Arguments& arguments) {
+Value filter_float(Budget&, const Value& value, Arguments arguments) {
   const Bindings bound("float", std::move(arguments), {"default"});
   const auto number = to_number(value);
   if (!number) return bound.has(0) ? bound.at(0) : Value::number(0.0);
   return Value::number(*number->numeric(), value.has_data());
 }
 
-Value filter_abs(Budget&, const Value& value, Arguments& arguments) {
+Value filter_abs(Budget&, const Value& value, Arguments arguments) {
   const Bindings bound("abs", std::move(arguments), {});
   if (const double* number = value.as_float()) return Value::number(std::abs(*number), value.has_data());
   const auto number = value.index();
@@ -173,19 +173,19 @@ Value filter_abs(Budget&, const Value& value, Arguments& arguments) {
   return Value::integer(*number < 0 ? result : *number, value.has_data());
 }
 
-Value filter_list(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_list(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("list", std::move(arguments), {});
   return Value::list(iterate(budget, value));
 }
 
-Value filter_items(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_items(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("items", std::move(arguments), {});
   if (value.is_undefined()) return Value::list({});
   if (value.as_dict() == nullptr) throw Failure(fmt::format("'items' expects a mapping, not {}", value.type_name()));
   return call_method(budget, {value, "items"}, {});
 }
 
-Value filter_replace(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_replace(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("replace", std::move(arguments), {"old", "new", "count"});
   const Text text = text_of(budget, value);
   const Text needle = text_of(budget, bound.required(0));
@@ -199,12 +199,12 @@ Value filter_replace(Budget& budget, const Value& value, Arguments& arguments) {
   return Value::string(replace(text, needle.str(), replacement, limit));
 }
 
-Value filter_safe(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_safe(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("safe", std::move(arguments), {});
   return Value::string(text_of(budget, value));
 }
 
-Value filter_indent(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_indent(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("indent", std::move(arguments), {"width", "first", "blank"});
   Text indention("    ", true);
   if (bound.has(0)) {
@@ -228,7 +228,7 @@ Value filter_indent(Budget& budget, const Value& value, Arguments& arguments) {
   return Value::string(std::move(out));
 }
 
-Value filter_reverse(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_reverse(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("reverse", std::move(arguments), {});
   if (value.as_string() != nullptr) return get_slice(budget, value, Value(), Value(), Value::integer(-1));
   std::vector<Value> items = iterate(budget, value);
@@ -256,30 +256,31 @@ std::vector<Value> sort_by(Budget& budget, const std::vector<Value>& items, cons
   return sorted;
 }
 
-Value filter_sort(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_sort(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("sort", std::move(arguments), {"reverse", "case_sensitive", "attribute"});
   const std::vector<Value> items = iterate(budget, value);
   const Value* attribute = bound.has(2) && !bound.at(2).is_none() ? &bound.at(2) : nullptr;
   std::vector<Value> keys;
+  keys.reserve(items.size());
   for (const Value& item : items) keys.push_back(sort_key(budget, item, attribute, bound.flag(1, false)));
   return Value::list(sort_by(budget, items, keys, bound.flag(0, false)));
 }
 
-Value filter_dictsort(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_dictsort(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("dictsort", std::move(arguments), {"case_sensitive", "by", "reverse"});
   const Text* by = bound.text(1);
   if (by != nullptr && by->str() != "key" && by->str() != "value") throw Failure("'dictsort' sorts by key or value");
   const Value position = Value::integer(by != nullptr && by->str() == "value" ? 1 : 0);
-  Arguments none;
-  const Value items = filter_items(budget, value, none);
+  const Value items = filter_items(budget, value, {});
   std::vector<Value> keys;
+  keys.reserve(items.as_list()->items.size());
   for (const Value& item : items.as_list()->items) {
     keys.push_back(sort_key(budget, item, &position, bound.flag(0, false)));
   }
   return Value::list(sort_by(budget, items.as_list()->items, keys, bound.flag(2, false)));
 }
 
-Value filter_unique(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_unique(Budget& budget, const Value& value, Arguments arguments) {
   const Bindings bound("unique", std::move(arguments), {"case_sensitive", "attribute"});
   const Value* attribute = bound.has(1) && !bound.at(1).is_none() ? &bound.at(1) : nullptr;
   std::vector<Value> kept;
@@ -302,7 +303,7 @@ std::string take_name(std::string_view filter, Arguments& arguments) {
   return text;
 }
 
-Value filter_map(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_map(Budget& budget, const Value& value, Arguments arguments) {
   std::vector<Value> out;
   if (arguments.positional.empty()) {
     const Bindings bound("map", std::move(arguments), {"attribute", "default"});
@@ -320,7 +321,7 @@ Value filter_map(Budget& budget, const Value& value, Arguments& arguments) {
 }
 
 template <bool keep, bool by_attribute>
-Value filter_select(Budget& budget, const Value& value, Arguments& arguments) {
+Value filter_select(Budget& budget, const Value& value, Arguments arguments) {
   const Value attribute =
       by_attribute ? Value::string(take_name(keep ? "selectattr" : "rejectattr", arguments), true) : Value();
   std::string test;
@@ -380,7 +381,7 @@ bool is_filter(std::string_view name) {
 
 Value apply_filter(Budget& budget, std::string_view name, const Value& value, Arguments arguments) {
   budget.step();
-  return filters().at(name)(budget, value, arguments);
+  return filters().at(name)(budget, value, std::move(arguments));
 }
 
 }  // namespace marlin::jinja

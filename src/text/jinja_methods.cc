@@ -53,7 +53,7 @@ const Text* Bindings::text(size_t index) const {
 
 namespace {
 
-using StringMethod = Value (*)(Budget&, const Text&, Arguments&);
+using StringMethod = Value (*)(Budget&, const Text&, Arguments);
 
 std::optional<std::string_view> view(const Text* text) {
   if (text == nullptr) return std::nullopt;
@@ -65,13 +65,13 @@ int64_t clamp_limit(Int limit) {
 }
 
 template <bool left, bool right>
-Value method_strip(Budget&, const Text& text, Arguments& arguments) {
+Value method_strip(Budget&, const Text& text, Arguments arguments) {
   const Bindings bound("strip", std::move(arguments), {"chars"});
   return Value::string(strip(text, view(bound.text(0)), left, right));
 }
 
 template <Case mode>
-Value method_case(Budget&, const Text& text, Arguments& arguments) {
+Value method_case(Budget&, const Text& text, Arguments arguments) {
   const Bindings bound("upper/lower/title", std::move(arguments), {});
   return Value::string(change_case(text, mode));
 }
@@ -84,14 +84,14 @@ Value to_list(Budget& budget, std::vector<Text> parts) {
   return Value::list(std::move(items));
 }
 
-Value method_split(Budget& budget, const Text& text, Arguments& arguments) {
+Value method_split(Budget& budget, const Text& text, Arguments arguments) {
   const Bindings bound("split", std::move(arguments), {"sep", "maxsplit"});
   const auto separator = view(bound.text(0));
   if (separator && separator->empty()) throw Failure("empty separator");
   return to_list(budget, split(text, separator, clamp_limit(bound.integer(1, -1))));
 }
 
-Value method_splitlines(Budget& budget, const Text& text, Arguments& arguments) {
+Value method_splitlines(Budget& budget, const Text& text, Arguments arguments) {
   const Bindings bound("splitlines", std::move(arguments), {});
   return to_list(budget, split_lines(text));
 }
@@ -113,19 +113,19 @@ bool matches(std::string_view text, const Value& candidate) {
 }
 
 template <bool prefix>
-Value method_affix(Budget&, const Text& text, Arguments& arguments) {
+Value method_affix(Budget&, const Text& text, Arguments arguments) {
   const Bindings bound(prefix ? "startswith" : "endswith", std::move(arguments), {"affix"});
   return Value::boolean(matches<prefix>(text.str(), bound.required(0)));
 }
 
-Value method_replace(Budget& budget, const Text& text, Arguments& arguments) {
+Value method_replace(Budget& budget, const Text& text, Arguments arguments) {
   Bindings bound("replace", std::move(arguments), {"old", "new", "count"});
   bound.required(1);
   return apply_filter(budget, "replace", Value::string(text),
                       {{bound.required(0), bound.at(1), Value::integer(bound.integer(2, -1))}, {}});
 }
 
-Value method_find(Budget&, const Text& text, Arguments& arguments) {
+Value method_find(Budget&, const Text& text, Arguments arguments) {
   const Bindings bound("find", std::move(arguments), {"sub"});
   bound.required(0);
   const Text* needle = bound.text(0);
@@ -135,7 +135,7 @@ Value method_find(Budget&, const Text& text, Arguments& arguments) {
   return Value::integer(static_cast<Int>(count_chars(std::string_view(text.str()).substr(0, at))));
 }
 
-Value method_count(Budget&, const Text& text, Arguments& arguments) {
+Value method_count(Budget&, const Text& text, Arguments arguments) {
   const Bindings bound("count", std::move(arguments), {"sub"});
   bound.required(0);
   const Text* needle = bound.text(0);
@@ -143,7 +143,7 @@ Value method_count(Budget&, const Text& text, Arguments& arguments) {
   return Value::integer(static_cast<Int>(count_occurrences(text.str(), needle->str(), -1)));
 }
 
-Value method_join(Budget& budget, const Text& text, Arguments& arguments) {
+Value method_join(Budget& budget, const Text& text, Arguments arguments) {
   const Bindings bound("join", std::move(arguments), {"iterable"});
   for (const Value& item : iterate(budget, bound.required(0))) {
     if (item.as_string() == nullptr) {
@@ -154,7 +154,7 @@ Value method_join(Budget& budget, const Text& text, Arguments& arguments) {
 }
 
 template <bool prefix>
-Value method_remove(Budget&, const Text& text, Arguments& arguments) {
+Value method_remove(Budget&, const Text& text, Arguments arguments) {
   const Bindings bound(prefix ? "removeprefix" : "removesuffix", std::move(arguments), {"affix"});
   bound.required(0);
   const Text* affix = bound.text(0);
@@ -362,7 +362,7 @@ Value get_slice(Budget& budget, const Value& object, const Value& start, const V
 Value call_method(Budget& budget, const Bound& method, Arguments arguments) {
   if (const Text* text = method.receiver.as_string()) {
     budget.text(text->size());
-    return string_methods().at(method.name)(budget, *text, arguments);
+    return string_methods().at(method.name)(budget, *text, std::move(arguments));
   }
   if (const Dict* dict = method.receiver.as_dict()) {
     budget.step(dict->entries().size());

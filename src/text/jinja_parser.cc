@@ -182,16 +182,15 @@ class Parser {
 
   ExprPtr parse_compare() {
     ExprPtr left = parse_sum();
-    ExprPtr chain;
-    for (auto op = take_comparison(); op; op = take_comparison()) {
-      if (!chain) {
-        chain = make(ExprKind::kCompare, left->line);
-        adopt(*chain, std::move(left));
-      }
+    auto op = take_comparison();
+    if (!op) return left;
+    ExprPtr chain = make(ExprKind::kCompare, left->line);
+    adopt(*chain, std::move(left));
+    for (; op; op = take_comparison()) {
       chain->ops.push_back(*op);
       adopt(*chain, parse_sum());
     }
-    return chain ? std::move(chain) : std::move(left);
+    return chain;
   }
 
   ExprPtr with_operator(Operator op, ExprPtr left, ExprPtr right) const {
@@ -246,7 +245,8 @@ class Parser {
       expr = parse_primary();
     }
     expr = parse_postfix(std::move(expr));
-    return with_filter ? parse_filters(std::move(expr)) : std::move(expr);
+    if (!with_filter) return expr;
+    return parse_filters(std::move(expr));
   }
 
   ExprPtr parse_primary() {

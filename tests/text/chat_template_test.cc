@@ -13,7 +13,6 @@ namespace {
 
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
-using ::testing::StartsWith;
 
 const std::filesystem::path kSource = MARLIN_SOURCE_DIR;
 const std::filesystem::path kModel = kSource / "models" / "GLM-4.7-Flash-Demo-MMFP4";

@@ -81,7 +81,7 @@ ParsedOutput parse_cut(const std::string& text, const OutputParser::Options& how
 
 // Whole, byte by byte and cut once or twice anywhere: all must agree.
 ParsedOutput parse(const std::string& text, const OutputParser::Options& how = options()) {
-  const ParsedOutput whole = parse_cut(text, how, {});
+  ParsedOutput whole = parse_cut(text, how, {});
   std::vector<size_t> every;
   for (size_t i = 1; i < text.size(); ++i) every.push_back(i);
   expect_same(parse_cut(text, how, every), whole);
