@@ -1,5 +1,7 @@
 #include "base/thread_pool.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace marlin {
@@ -7,6 +9,10 @@ namespace {
 
 // About 20 us of polling: the gap between two ops of a decode step is shorter, waking a sleeper costs more.
 constexpr int kSpins = 4000;
+
+// More chunks than threads, taken one by one: a thread that the system has put aside (a busy machine) takes none, and
+// the others need not wait for it.
+constexpr int64_t kChunksPerThread = 4;
 
 void cpu_relax() {
 #if defined(__x86_64__)
@@ -18,9 +24,8 @@ void cpu_relax() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int n_threads) {
+ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads) {
   MARLIN_CHECK(n_threads >= 1, "n_threads = {}", n_threads);
-  workers_.reserve(static_cast<size_t>(n_threads) - 1);
   for (int worker = 1; worker < n_threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
 }
 
@@ -28,7 +33,6 @@ ThreadPool::~ThreadPool() {
   {
     const std::lock_guard lock(mutex_);
     stopping_.store(true);
-    generation_.fetch_add(1);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -42,36 +46,41 @@ void ThreadPool::run(int64_t n, Task task, const void* context) {
   n_ = n;
   task_ = task;
   context_ = context;
-  pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  {
+  n_chunks_ = static_cast<uint32_t>(std::min<int64_t>(n, n_threads_ * kChunksPerThread));
+  finished_.store(0, std::memory_order_relaxed);
+  const uint64_t number = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store(number << 32 | n_chunks_);  // sequentially consistent with the sleepers' count
+  if (sleeping_.load() > 0) {
     const std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+    wake_.notify_all();
   }
-  wake_.notify_all();
-  run_share(0);
-  for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) {
+  take_chunks(0);
+  for (int spins = 0; finished_.load(std::memory_order_acquire) != n_chunks_; ++spins) {
     spins < kSpins ? cpu_relax() : std::this_thread::yield();
   }
 }
 
-void ThreadPool::run_share(int worker) const {
-  const int64_t begin = n_ * worker / size();
-  const int64_t end = n_ * (worker + 1) / size();
-  if (begin < end) task_(context_, begin, end, worker);
+void ThreadPool::take_chunks(int worker) {
+  uint64_t ticket = ticket_.load();
+  while (static_cast<uint32_t>(ticket) != 0) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1)) continue;
+    const int64_t chunk = n_chunks_ - static_cast<uint32_t>(ticket);
+    task_(context_, n_ * chunk / n_chunks_, n_ * (chunk + 1) / n_chunks_, worker);
+    finished_.fetch_add(1, std::memory_order_release);
+    ticket = ticket_.load();
+  }
 }
 
 void ThreadPool::work(int worker) {
-  uint64_t seen = 0;
-  while (true) {
-    for (int spins = 0; spins < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spins) cpu_relax();
-    if (generation_.load(std::memory_order_acquire) == seen) {
+  while (!stopping_.load()) {
+    for (int spins = 0; spins < kSpins && !has_work(); ++spins) cpu_relax();
+    if (!has_work()) {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+      sleeping_.fetch_add(1);
+      wake_.wait(lock, [&] { return has_work() || stopping_.load(); });
+      sleeping_.fetch_sub(1);
     }
-    seen = generation_.load(std::memory_order_acquire);
-    if (stopping_.load()) return;
-    run_share(worker);
-    pending_.fetch_sub(1, std::memory_order_release);
+    take_chunks(worker);
   }
 }
 

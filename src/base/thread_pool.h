@@ -18,10 +18,11 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return n_threads_; }
 
   /// Calls body(begin, end, worker) on disjoint ranges that cover [0, n), and returns when all are done. Ranges are
-  /// contiguous and depend only on n and size(). `body` must not throw. One caller at a time.
+  /// contiguous and depend only on n and size(); which worker takes which does not. `body` must not throw. One caller
+  /// at a time.
   template <typename Body>
   void parallel_for(int64_t n, const Body& body) {
     auto task = [](const void* context, int64_t begin, int64_t end, int worker) {
@@ -34,14 +35,21 @@ class ThreadPool {
   using Task = void (*)(const void* context, int64_t begin, int64_t end, int worker);
   void run(int64_t n, Task task, const void* context);
   void work(int worker);
-  void run_share(int worker) const;
+  void take_chunks(int worker);
+  bool has_work() const { return static_cast<uint32_t>(ticket_.load()) != 0; }
 
+  int n_threads_;
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> pending_{0};
+  std::atomic<int> sleeping_{0};
   std::atomic<bool> stopping_{false};
+
+  // High half: number of the run; low half: chunks not yet taken. Whoever takes a chunk may read the fields below: the
+  // run cannot end before that chunk has.
+  std::atomic<uint64_t> ticket_{0};
+  std::atomic<uint32_t> finished_{0};
+  uint32_t n_chunks_ = 0;
   int64_t n_ = 0;
   Task task_ = nullptr;
   const void* context_ = nullptr;
