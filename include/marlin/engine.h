@@ -161,6 +161,7 @@ struct EngineStats {
   uint64_t cached_tokens = 0;
   uint64_t generated_tokens = 0;
   uint64_t steps = 0;
+  uint64_t suspended = 0;  // times a request gave its blocks to an older one, to be computed again
 };
 
 class Engine {

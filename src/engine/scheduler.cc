@@ -141,6 +141,7 @@ bool Scheduler::make_room(ActiveRequest& request, int tokens) {
 void Scheduler::suspend(RequestList::iterator victim) {
   release(*victim, /*reusable=*/true);
   victim->restarted = true;
+  ++suspended_;
   free_slots_.push_back(victim->slot);
   victim->slot = -1;
   waiting_.splice(waiting_.begin(), running_, victim);

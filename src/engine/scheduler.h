@@ -56,6 +56,7 @@ class Scheduler {
   RequestList& waiting() { return waiting_; }
   bool idle() const { return running_.empty() && waiting_.empty(); }
   int unused_blocks() const { return prefixes_.unused(); }
+  uint64_t suspended() const { return suspended_; }
 
  private:
   void admit();
@@ -71,6 +72,7 @@ class Scheduler {
   PrefixCache prefixes_;
   RequestList waiting_, running_;
   std::vector<int> free_slots_;
+  uint64_t suspended_ = 0;
 };
 
 }  // namespace marlin

@@ -303,6 +303,7 @@ void Worker::publish_stats() {
   stats.kv_blocks = cache_.n_blocks();
   stats.kv_blocks_cached = scheduler_.unused_blocks();
   stats.kv_blocks_used = cache_.n_blocks() - cache_.free_blocks() - stats.kv_blocks_cached;
+  stats.suspended = scheduler_.suspended();
   const std::lock_guard lock(mutex_);
   published_ = stats;
 }
