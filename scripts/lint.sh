@@ -2,7 +2,7 @@
 # Format, layers and sizes, shell scripts, and clang-tidy on changed code; warnings are errors.
 #
 # usage: scripts/lint.sh [--all]
-#   --all      clang-tidy on every file
+#   --all      clang-tidy on every file, with the static analyzer
 #   BASE=REV   what counts as changed: differences from REV. Otherwise from where this branch left origin/main, or,
 #              on main itself, from its last commit older than 12 hours; without one, every file is checked.
 set -euo pipefail
@@ -51,9 +51,12 @@ while IFS= read -r script; do
 done < <(git ls-files -- '*.sh' .ci/run)
 
 [ -e "$build/compile_commands.json" ] || cmake --preset release >/dev/null
-base=
-[ "${1:-}" = --all ] || base=$(find_base)
-python3 scripts/tidy.py --tidy "$clang_tidy" --build "$build" ${base:+--base "$base"} || failed=1
+scope=(--analyze)
+if [ "${1:-}" != --all ]; then
+  base=$(find_base)
+  scope=(${base:+--base "$base"})
+fi
+python3 scripts/tidy.py --tidy "$clang_tidy" --build "$build" ${scope[@]+"${scope[@]}"} || failed=1
 
 [ $failed = 0 ] || echo "lint: failed" >&2
 exit $failed
