@@ -10,13 +10,12 @@
 #include <utility>
 #include <vector>
 
-#include "backend/backend.h"
 #include "base/memory.h"
 #include "cli/commands.h"
 #include "cli/cpu_features.h"
 #include "cli/output.h"
 #include "cli/table.h"
-#include "marlin/error.h"
+#include "marlin/devices.h"
 #include "marlin/text.h"
 
 namespace marlin::cli {
@@ -28,28 +27,6 @@ constexpr const char* kExamples = R"(Examples:
 
 // GLM-4.7-Flash in MMFP4 with a context of some thousand positions.
 constexpr uint64_t kMemoryForGlmFlash = uint64_t{17} * 1000 * 1000 * 1000;
-
-struct FoundDevice {
-  std::string name;
-  std::string why_not;  // empty: usable
-  DeviceInfo info;
-};
-
-std::vector<FoundDevice> find_devices() {
-  std::vector<FoundDevice> found;
-  for (const DeviceEntry& entry : device_registry()) {
-    FoundDevice device{entry.name, entry.why_not, {}};
-    if (entry.make) {
-      try {
-        device.info = entry.make({})->info();
-      } catch (const Error& error) {  // a driver that fails is a finding, not a failure
-        device.why_not = error.what();
-      }
-    }
-    found.push_back(std::move(device));
-  }
-  return found;
-}
 
 std::string system_name() {
   utsname name{};
@@ -111,7 +88,7 @@ struct Findings {
   long cores = sysconf(_SC_NPROCESSORS_ONLN);
   MemoryStatus memory = memory_status();
   std::vector<std::pair<std::string, bool>> features = cpu_features();
-  std::vector<FoundDevice> devices = find_devices();
+  std::vector<DeviceStatus> devices = list_devices();
   std::vector<std::pair<std::string, std::string>> versions = cli::versions();
 };
 
@@ -124,12 +101,12 @@ Json to_json(const Findings& f) {
                     {"swap_total_bytes", f.memory.swap_total},
                     {"swap_used_bytes", f.memory.swap_used}};
   json["devices"] = Json::array();
-  for (const FoundDevice& device : f.devices) {
+  for (const DeviceStatus& device : f.devices) {
     Json entry = {{"name", device.name}, {"usable", device.why_not.empty()}};
     if (device.why_not.empty()) {
-      entry["description"] = device.info.description;
-      entry["threads"] = device.info.threads;
-      entry["memory_budget_bytes"] = device.info.memory_budget;
+      entry["description"] = device.description;
+      entry["threads"] = device.threads;
+      entry["memory_budget_bytes"] = device.memory_budget;
     } else {
       entry["why_not"] = device.why_not;
     }
@@ -154,9 +131,8 @@ std::string to_text(const Findings& f) {
   out += fmt::format("swap      {} in all, {} used\n\ndevices\n", human_bytes(f.memory.swap_total),
                      human_bytes(f.memory.swap_used));
   std::vector<std::vector<std::string>> rows;
-  for (const FoundDevice& device : f.devices) {
-    rows.push_back(
-        {"  " + device.name, device.why_not.empty() ? device.info.description : "not usable: " + device.why_not});
+  for (const DeviceStatus& device : f.devices) {
+    rows.push_back({"  " + device.name, device.why_not.empty() ? device.description : "not usable: " + device.why_not});
   }
   out += table(rows, /*text_last=*/true) + "\nversions\n";
   rows.clear();

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "backend/backend.h"
+#include "marlin/devices.h"
 
 namespace marlin::cli {
 namespace {
@@ -59,8 +59,8 @@ CLI::Validator not_empty() {
 
 CLI::Validator device_name() {
   const auto check = [](const std::string& text) -> std::string {
-    std::vector<std::string> names = {"auto"};
-    for (const DeviceEntry& entry : device_registry()) names.push_back(entry.name);
+    std::vector<std::string> names = device_names();
+    names.insert(names.begin(), "auto");
     if (std::ranges::find(names, text) != names.end()) return {};
     return fmt::format("'{}' is not one of {}", text, fmt::join(names, ", "));
   };
