@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <compare>
+#include <mutex>
 #include <numeric>
 #include <vector>
 
@@ -13,14 +16,18 @@ namespace {
 struct Range {
   int64_t begin = 0;
   int64_t end = 0;
-  bool operator==(const Range&) const = default;
+  auto operator<=>(const Range&) const = default;
 };
 
+// Sorted: which worker takes which range, and when, is open.
 std::vector<Range> ranges_of(ThreadPool& pool, int64_t n) {
-  std::vector<Range> ranges(static_cast<size_t>(pool.size()));
-  pool.parallel_for(n, [&](int64_t begin, int64_t end, int worker) {
-    ranges[static_cast<size_t>(worker)] = {begin, end};
+  std::vector<Range> ranges;
+  std::mutex mutex;
+  pool.parallel_for(n, [&](int64_t begin, int64_t end, int) {
+    const std::lock_guard lock(mutex);
+    ranges.push_back({begin, end});
   });
+  std::sort(ranges.begin(), ranges.end());
   return ranges;
 }
 
