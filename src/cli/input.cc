@@ -127,6 +127,7 @@ Conversation read_conversation(const std::string& path) {
     throw Error(ErrorCode::kBadFile, fmt::format("{} is {}; expected an object with \"messages\", or an array of them",
                                                  printable(name), json.type_name()));
   }
+  conversation.messages = nullptr;
   for (auto& [key, value] : json.items()) {
     if (key == "messages") {
       conversation.messages = std::move(value);

@@ -54,7 +54,7 @@ std::string describe(const CLI::App& app, const CLI::ParseError& error) {
     const auto is_meant = [&](const CLI::App* sub) { return sub->get_name() == rest.front(); };
     for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
       if (!sub->get_subcommands(is_meant).empty()) {
-        return "no command '" + rest.front() + "'; did you mean " + full_name(*sub) + " " + rest.front() + "?";
+        return "'" + rest.front() + "' stands alone; expected " + full_name(*sub) + " " + rest.front();
       }
     }
   }

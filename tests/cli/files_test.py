@@ -1,0 +1,149 @@
+"""doctor, and the commands that work on checkpoints: inspect, quantize, repair, eval."""
+import json
+import unittest
+from pathlib import Path
+
+import cli
+
+
+class Doctor(cli.CliTest):
+    def test_text(self):
+        text = self.assert_ok(self.run_cli("doctor")).stdout
+        for word in ["features", "memory", "swap", "devices", "cpu", "not usable:", "versions", "CLI11"]:
+            self.assertIn(word, text)
+
+    def test_json(self):
+        found = json.loads(self.assert_ok(self.run_cli("doctor", "--json")).stdout)
+        self.assertEqual(set(found), {"system", "logical_cores", "cpu_features", "memory", "devices", "versions", "advice"})
+        devices = {device["name"]: device for device in found["devices"]}
+        self.assertTrue(devices["cpu"]["usable"])
+        self.assertTrue(devices["cpu"]["description"])
+        self.assertTrue(all(device["usable"] or device["why_not"] for device in devices.values()))
+        self.assertGreater(found["memory"]["total_bytes"], 0)
+
+
+class Inspect(cli.CliTest):
+    def inspect(self, directory, code=0):
+        result = self.mmfp4("inspect", directory, "--json")
+        self.assertEqual(result.code, code, result)
+        return json.loads(result.stdout), result.stderr
+
+    def test_demo_model(self):
+        found, _ = self.inspect(self.model)
+        self.assertTrue(found["whole"])
+        self.assertEqual([found[k] for k in ("missing", "misshapen", "extra", "missing_files")], [[], [], [], []])
+        self.assertTrue(found["mtp"])
+        self.assertIn("metal-marlin", found["producer"])
+        kinds = {kind["kind"]: kind for kind in found["kinds"]}
+        self.assertEqual(set(kinds), {"embeddings", "attention", "dense MLP", "shared experts", "routed experts",
+                                      "MTP layer", "norms", "routers", "head"})
+        experts = kinds["routed experts"]
+        self.assertEqual((experts["tensors"], experts["parameters"]), (6 * 32 * 3, 6 * 32 * 3 * 256 * 128))
+        self.assertEqual((experts["bits_per_weight"], experts["stored_as"]), (4.125, ["FP4 g128"]))
+        self.assertEqual(found["total"]["parameters"], sum(kind["parameters"] for kind in found["kinds"]))
+        self.assertIn("routed experts", self.assert_ok(self.mmfp4("inspect", self.model)).stdout)
+
+    def test_says_what_is_missing(self):
+        found, err = self.inspect(self.copy_without_tensor("model.norm.weight"), code=1)
+        self.assertEqual((found["whole"], found["missing"]), (False, ["model.norm.weight"]))
+        self.assertIn("repair", err)
+        self.assertEqual(err.count("\n"), 1)
+
+    def test_index_names_what_no_shard_holds(self):
+        index = json.loads((Path(self.model) / "model.safetensors.index.json").read_text())
+        broken = self.copy_without_tensor("model.norm.weight")
+        (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+        self.assertEqual(self.inspect(broken, code=1)[0]["missing"], ["model.norm.weight"])
+
+    def test_missing_files(self):
+        found, err = self.inspect(self.copy_model(without=["tokenizer.json"]), code=1)
+        self.assertEqual(found["missing_files"], ["tokenizer.json"])
+        self.assertIn("1 files missing", err)
+
+    def test_config_of_another_size(self):
+        found, _ = self.inspect(self.copy_model(files={"config.json": self.config(num_hidden_layers=6)}), code=1)
+        self.assertTrue(found["missing"] or found["misshapen"] or found["extra"])
+        found, _ = self.inspect(self.copy_model("wide", files={"config.json": self.config(intermediate_size=1024)}), code=1)
+        self.assertEqual(len(found["misshapen"]), 3)
+        self.assertIn("expected", found["misshapen"][0])
+
+    def test_unreadable(self):
+        self.assert_error(self.mmfp4("inspect", self.folder), 1, "config.json")
+        self.assert_error(self.mmfp4("inspect", "nowhere"), 1, "nowhere")
+
+
+class Quantize(cli.CliTest):
+    def test_converts_and_resumes(self):
+        self.needs_bf16()
+        target = self.folder / "out"
+        report = self.folder / "report.json"
+        result = self.assert_ok(self.mmfp4("quantize", cli.ARGS.bf16, target, "--include-embeddings", "--max-shard-size",
+                                           "8MiB", "--report", report))
+        self.assertIn("model.layers.*.mlp.experts.*.gate_proj", result.stdout)
+        self.assertIn("bits a weight", result.stdout)
+        errors = json.loads(report.read_text())["tensors"]
+        self.assertTrue(all(0 < tensor["relative_rmse"] < 0.2 for tensor in errors))
+        self.assertGreater(len(list(target.glob("model-*.safetensors"))), 1)
+        self.assertTrue(json.loads(self.mmfp4("inspect", target, "--json").stdout)["whole"])
+        self.assert_error(self.mmfp4("quantize", cli.ARGS.bf16, target), 2, "out")
+        again = self.assert_ok(self.mmfp4("quantize", cli.ARGS.bf16, target, "--include-embeddings", "--max-shard-size",
+                                          "8MiB", "--resume", "--json"))
+        self.assertIn("bits_per_weight", json.loads(again.stdout))
+
+    def test_refuses(self):
+        self.assert_error(self.mmfp4("quantize", "nowhere", self.folder / "out"), 1, "nowhere")
+        self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out"), 2, "quantized already")
+        self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--report", "no/such/report.json"), 2,
+                          "--report")
+        self.assert_error(self.mmfp4("inspect", self.folder / "out"), 1)  # nothing that looks whole
+
+
+class Repair(cli.CliTest):
+    def test_adds_what_is_missing(self):
+        self.needs_bf16()
+        broken = self.copy_without_tensor("model.norm.weight")
+        (broken / "tokenizer.json").unlink()
+        result = self.assert_ok(self.mmfp4("repair", broken, "--from", cli.ARGS.bf16, "--json"))
+        self.assertEqual(json.loads(result.stdout),
+                         {"added": ["model.norm.weight"], "copied_files": ["tokenizer.json"]})
+        self.assert_ok(self.mmfp4("inspect", broken))
+        self.assertEqual(self.generate("-p", "What is 23 + 45?", "--temperature", "0", model=broken).stdout,
+                         "23 plus 45 is 68.\n")
+        self.assertEqual(self.assert_ok(self.mmfp4("repair", broken, "--from", cli.ARGS.bf16)).stdout,
+                         "nothing is missing\n")
+
+    def test_refuses(self):
+        self.assert_error(self.mmfp4("repair", self.model), 2, "--from")
+        self.assert_error(self.mmfp4("repair", self.model, "--from", "nowhere"), 1, "nowhere")
+
+
+class Eval(cli.CliTest):
+    ROW = {"messages": [{"role": "user", "content": "What is 23 + 45?"},
+                        {"role": "assistant", "reasoning_content": "23 + 40 = 63, and 63 + 5 = 68.",
+                         "content": "23 plus 45 is 68."}]}
+
+    def test_against_itself(self):
+        rows = self.write("rows.jsonl", json.dumps(self.ROW) + "\n" + json.dumps(self.ROW) + "\n")
+        result = self.assert_ok(self.mmfp4("eval", "-m", self.model, "--text", rows, "--reference", self.model, "--json"))
+        found = json.loads(result.stdout)
+        self.assertGreater(found["predictions"], 20)
+        self.assertLess(found["perplexity"], 10)
+        self.assertEqual((found["kl_mean"], found["kl_p99"], found["top1_agreement"]), (0, 0, 1))
+        one = self.assert_ok(self.mmfp4("eval", "-m", self.model, "--text", rows, "--windows", "1"))
+        self.assertIn(f"predictions                   {found['predictions'] // 2}", one.stdout)
+
+    def test_logits(self):
+        ids = self.write_json("ids.json", [8162, 8164, 8167, 39])
+        out = self.folder / "logits.safetensors"
+        self.assert_ok(self.mmfp4("eval", "-m", self.model, "--ids", ids, "--logits-out", out))
+        self.assertGreater(out.stat().st_size, 4 * 8192 * 4)
+
+    def test_refuses(self):
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", "nowhere.jsonl"), 1, "nowhere.jsonl")
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", self.write("bad.jsonl", "{}\n")), 1, "bad.jsonl:1")
+        short = self.write_json("short.jsonl", {"text": "Too short."})
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", short), 2, "too short")
+
+
+if __name__ == "__main__":
+    cli.main()
