@@ -5,19 +5,15 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <compare>
 #include <mutex>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 namespace marlin {
 namespace {
 
-struct Range {
-  int64_t begin = 0;
-  int64_t end = 0;
-  auto operator<=>(const Range&) const = default;
-};
+using Range = std::pair<int64_t, int64_t>;  // begin, end
 
 // Sorted: which worker takes which range, and when, is open.
 std::vector<Range> ranges_of(ThreadPool& pool, int64_t n) {
@@ -25,7 +21,7 @@ std::vector<Range> ranges_of(ThreadPool& pool, int64_t n) {
   std::mutex mutex;
   pool.parallel_for(n, [&](int64_t begin, int64_t end, int) {
     const std::lock_guard lock(mutex);
-    ranges.push_back({begin, end});
+    ranges.emplace_back(begin, end);
   });
   std::sort(ranges.begin(), ranges.end());
   return ranges;
