@@ -241,7 +241,7 @@ class Evaluator {
     if (const Value* value = context_.find(name)) return *value;
     static constexpr std::array<std::string_view, 5> kGlobals = {"range", "dict", "namespace", "raise_exception",
                                                                  "strftime_now"};
-    const auto* global = std::find(kGlobals.begin(), kGlobals.end(), name);
+    const auto global = std::find(kGlobals.begin(), kGlobals.end(), name);
     if (global != kGlobals.end()) return Value::global(*global);
     return Value::undefined(fmt::format("'{}' is undefined", name));
   }

@@ -179,7 +179,7 @@ class Lexer {
     static constexpr std::array<std::string_view, 26> kOperators = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/",
                                                                     "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
                                                                     ">",  "<",  "=",  ".",  ":",  "|",  ",", ";"};
-    const auto* found = std::find_if(kOperators.begin(), kOperators.end(), [&](auto text) { return has(at_, text); });
+    const auto found = std::find_if(kOperators.begin(), kOperators.end(), [&](auto text) { return has(at_, text); });
     if (found == kOperators.end()) fail(fmt::format("unexpected character '{}'", source_[at_]));
     const char c = source_[at_];
     if (c == '(' || c == '[' || c == '{') {

@@ -310,12 +310,11 @@ std::optional<size_t> length(const Value& value) {
 }
 
 std::string format_integer(Int value) {
-  using Unsigned = std::make_unsigned_t<int64_t>;
   if (value == static_cast<int64_t>(value)) return fmt::format("{}", static_cast<int64_t>(value));
   std::string digits;
   for (Int rest = value; rest != 0; rest /= 10) {
     const Int digit = rest % 10;
-    digits.insert(digits.begin(), static_cast<char>('0' + static_cast<Unsigned>(digit < 0 ? -digit : digit)));
+    digits.insert(digits.begin(), static_cast<char>('0' + static_cast<int>(digit < 0 ? -digit : digit)));
   }
   return value < 0 ? "-" + digits : digits;
 }
