@@ -175,7 +175,7 @@ TEST(EngineInvariance, RequestsThatOutgrowThePoolTogether) {
   std::vector<Result> alone;
   for (int i = 0; i < 3; ++i) alone.push_back(run(roomy, story(roomy, i)));
   EXPECT_EQ(roomy.stats().suspended, 0);
-  options.kv_memory = 4 * 64 * roomy.info().kv_bytes_per_token;
+  options.kv_memory = 5 * 64 * roomy.info().kv_bytes_per_token;
   for (const bool prefix_cache : {false, true}) {
     options.prefix_cache = prefix_cache;
     Engine tight(options);
