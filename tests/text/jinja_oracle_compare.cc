@@ -27,7 +27,7 @@ int compare(const char* model, const char* path) {
     conversation.add_generation_prompt = source.at("add_generation_prompt").get<bool>();
     const std::string actual = flatten(chat_template.render(conversation));
     ++count;
-    if (actual == entry.at("expected")) continue;
+    if (actual == entry.at("expected").get<std::string>()) continue;
     ++different;
     fmt::print("conversation {}: {}\nexpected: {}\nactual:   {}\n", count, source.dump(), entry.at("expected").dump(),
                Json(actual).dump());
