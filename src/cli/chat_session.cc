@@ -17,8 +17,6 @@
 namespace marlin::cli {
 namespace {
 
-constexpr size_t kNone = static_cast<size_t>(-1);
-
 /// Remarks about the conversation are not part of it: they go to standard error.
 void say_aside(std::string_view text) {
   fmt::print(stderr, "{}\n", text);
