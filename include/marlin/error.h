@@ -2,8 +2,9 @@
 // abort instead (base/check.h).
 #pragma once
 
-#include <stdexcept>
+#include <exception>
 #include <string>
+#include <utility>
 
 namespace marlin {
 
@@ -19,13 +20,16 @@ enum class ErrorCode {
 };
 
 /// `what()` is one line: the file or field, what was found, what was expected, and what to do.
-class Error : public std::runtime_error {
+/// Copies share nothing, so that one may travel to another thread.
+class Error : public std::exception {
  public:
-  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Error(ErrorCode code, std::string message) : code_(code), message_(std::move(message)) {}
   ErrorCode code() const { return code_; }
+  const char* what() const noexcept override { return message_.c_str(); }
 
  private:
   ErrorCode code_;
+  std::string message_;
 };
 
 }  // namespace marlin

@@ -28,6 +28,7 @@ Finished receive(RequestHandle& handle, const ReceiveOptions& options) {
   const InterruptScope interrupts([&handle] { handle.cancel(); }, options.second_interrupt_ends_program
                                                                       ? InterruptScope::Second::kEndsProgram
                                                                       : InterruptScope::Second::kIsIgnored);
+  if (options.heading) options.heading();
   AnswerPrinter printer;
   for (;;) {
     RequestHandle::Event event = handle.next();

@@ -1,6 +1,8 @@
 // From a conversation to a finished answer: what generate and chat share.
 #pragma once
 
+#include <functional>
+
 #include "marlin/engine.h"
 
 namespace marlin::cli {
@@ -12,6 +14,7 @@ void set_prompt(const Engine& engine, const Conversation& conversation, bool all
 struct ReceiveOptions {
   bool print = true;  // the answer as it comes, on standard output
   bool second_interrupt_ends_program = true;
+  std::function<void()> heading = {};  // prints what stands before the answer; from then on Ctrl-C is caught
 };
 
 /// Waits for the end of the request; Ctrl-C cancels it. Throws the request's error.

@@ -117,9 +117,12 @@ int run(const GenerateFlags& flags) {
   RequestHandle handle = engine->submit(std::move(request));
 
   // Only now: a request that is refused leaves one line, the error's.
-  print_model(engine->info(), flags.engine.verbose);
-  if (flags.engine.verbose) fmt::print(stderr, "{}\n", settings);
-  const Finished finished = receive(handle, {.print = !flags.json, .second_interrupt_ends_program = true});
+  const auto heading = [&] {
+    print_model(engine->info(), flags.engine.verbose);
+    if (flags.engine.verbose) fmt::print(stderr, "{}\n", settings);
+  };
+  const Finished finished =
+      receive(handle, {.print = !flags.json, .second_interrupt_ends_program = true, .heading = heading});
   if (flags.json) {
     write_stdout(to_json(finished, prompt_ids).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
   }

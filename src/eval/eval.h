@@ -16,7 +16,7 @@ struct EvalOptions {
   std::filesystem::path model = {};
   std::filesystem::path text = {};       // JSON lines: {"text"} rows, or {"messages","tools"} rows
   std::filesystem::path reference = {};  // optional second checkpoint for KL and top-1
-  int windows = 0;                  // at most this many windows of 1,024 predictions; 0 = all
+  int windows = 0;                       // at most this many windows of 1,024 predictions; 0 = all
   std::string device = "auto";
   std::string kv_type = "f16";
   int threads = 0;
