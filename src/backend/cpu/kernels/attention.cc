@@ -85,10 +85,10 @@ struct AttendWork {
         decode_kv_row(family, layout, block + static_cast<size_t>(p) * cache.row_bytes, rows[worker] + p * values);
       }
       dot_matrix(family, rows[worker], values, n, h1 - h0, values, x_row, score_row);
-      for (int64_t i = 0; i < h1 - h0; ++i) {
-        const float keep = fold_scores(score_row(i), n, static_cast<float>(args.scale), state[worker][i]);
-        family.accumulate({score_row(i), n, rows[worker], values, s.latent, keep, token_out + (h0 + i) * s.latent});
-      }
+      accumulate_rows(
+          family, rows[worker], values, n, s.latent, h1 - h0, score_row,
+          [&](int64_t i) { return fold_scores(score_row(i), n, static_cast<float>(args.scale), state[worker][i]); },
+          [&](int64_t i) { return token_out + (h0 + i) * s.latent; });
     }
     for (int64_t h = h0; h < h1; ++h) divide_row(token_out + h * s.latent, s.latent, state[worker][h - h0].sum);
   }
@@ -161,7 +161,9 @@ struct ExpandedWork {
       const int64_t row = tokens[j] * int64_t{s.heads} + h;
       const int64_t seen = visible(positions[tokens[j]], b);
       const float keep = fold_scores(score_row(j), seen, static_cast<float>(args.scale), state[row]);
-      family.accumulate({score_row(j), seen, head_values, s.value, s.value, keep, out + row * s.value});
+      float* to = out + row * s.value;
+      const float* weights_row = score_row(j);
+      family.accumulate({&weights_row, seen, head_values, s.value, s.value, &keep, &to, 1});
     }
   }
 

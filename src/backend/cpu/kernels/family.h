@@ -23,15 +23,17 @@ struct DotArgs {
   float* const* out;
 };
 
-/// acc[k] = acc[k] * keep + sum over p < n of a[p] * rows[p * stride + k] for k < width, one p after the other.
+/// acc[j][k] = acc[j][k] * keep[j] + sum over p < n of a[j][p] * rows[p * stride + k] for k < width, j < n_x, one p
+/// after the other.
 struct AccumulateArgs {
-  const float* a;
+  const float* const* a;
   int64_t n;
   const float* rows;
   int64_t stride;
   int64_t width;
-  float keep;
-  float* acc;
+  const float* keep;
+  float* const* acc;
+  int64_t n_x;
 };
 
 /// Rows [row, row + n_rows) of one FP4 plane times n_x token rows that `split` has written: out[j][i] is set, or added

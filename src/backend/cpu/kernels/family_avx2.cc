@@ -59,26 +59,55 @@ void dot(const DotArgs& args) {
   if (j < args.n_x) dot_rows<1>(args, j);
 }
 
-template <int kVectors>
-inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __m256i last) {
-  const __m256 keep = _mm256_set1_ps(args.keep);
+/// kVectors vectors of columns from k, of which the last has the lanes of `last`, for kX rows from j.
+/// The pragmas keep the sums in registers: what GCC 12 unrolls late stays in memory (PERF.md).
+template <int kVectors, int kX>
+inline void accumulate_tile(const AccumulateArgs& args, int64_t k, __m256i last, int64_t j) {
   const auto load = [last](const float* p, int v) {
     return v + 1 < kVectors ? _mm256_loadu_ps(p + 8 * v) : _mm256_maskload_ps(p + 8 * v, last);
   };
-  __m256 sum[kVectors];
-  for (int v = 0; v < kVectors; ++v) sum[v] = _mm256_mul_ps(load(args.acc + k, v), keep);
+  const float* a[kX];
+  __m256 sum[kX][kVectors];
+#pragma GCC unroll 8
+  for (int t = 0; t < kX; ++t) {
+    a[t] = args.a[j + t];
+    const __m256 keep = _mm256_set1_ps(args.keep[j + t]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sum[t][v] = _mm256_mul_ps(load(args.acc[j + t] + k, v), keep);
+  }
   const float* row = args.rows + k;
   for (int64_t p = 0; p < args.n; ++p, row += args.stride) {
-    const __m256 factor = _mm256_set1_ps(args.a[p]);
-    for (int v = 0; v < kVectors; ++v) sum[v] = _mm256_fmadd_ps(factor, load(row, v), sum[v]);
+    __m256 x[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) x[v] = load(row, v);
+#pragma GCC unroll 8
+    for (int t = 0; t < kX; ++t) {
+      const __m256 factor = _mm256_set1_ps(a[t][p]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[t][v] = _mm256_fmadd_ps(factor, x[v], sum[t][v]);
+    }
   }
-  for (int v = 0; v + 1 < kVectors; ++v) _mm256_storeu_ps(args.acc + k + 8 * v, sum[v]);
-  _mm256_maskstore_ps(args.acc + k + 8 * (kVectors - 1), last, sum[kVectors - 1]);
+#pragma GCC unroll 8
+  for (int t = 0; t < kX; ++t) {
+    float* acc = args.acc[j + t] + k;
+#pragma GCC unroll 8
+    for (int v = 0; v + 1 < kVectors; ++v) _mm256_storeu_ps(acc + 8 * v, sum[t][v]);
+    _mm256_maskstore_ps(acc + 8 * (kVectors - 1), last, sum[t][kVectors - 1]);
+  }
+}
+
+template <int kVectors>
+inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __m256i last) {
+  int64_t j = 0;
+  for (; j + 4 <= args.n_x; j += 4) accumulate_tile<kVectors, 4>(args, k, last, j);
+  for (; j < args.n_x; ++j) accumulate_tile<kVectors, 1>(args, k, last, j);
 }
 
 void accumulate(const AccumulateArgs& args) {
   int64_t k = 0;
-  for (; k + 64 <= args.width; k += 64) accumulate_columns<8>(args, k, tail_mask(8));
+  // One row alone has no other row's additions to hide the latency of its own.
+  for (; args.n_x == 1 && k + 64 <= args.width; k += 64) accumulate_tile<8, 1>(args, k, tail_mask(8), 0);
+  for (; k + 16 <= args.width; k += 16) accumulate_columns<2>(args, k, tail_mask(8));
   for (; k < args.width; k += 8) accumulate_columns<1>(args, k, tail_mask(args.width - k));
 }
 

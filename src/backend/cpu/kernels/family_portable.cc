@@ -20,7 +20,9 @@ void dot_rows(const DotArgs& args) {
 }
 
 void accumulate(const AccumulateArgs& args) {
-  accumulate_rows(args.a, args.n, args.rows, args.stride, args.width, args.keep, args.acc);
+  for (int64_t j = 0; j < args.n_x; ++j) {
+    accumulate_rows(args.a[j], args.n, args.rows, args.stride, args.width, args.keep[j], args.acc[j]);
+  }
 }
 
 void decode_f16(const uint16_t* in, int64_t count, float* out) {

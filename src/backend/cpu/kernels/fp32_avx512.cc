@@ -21,18 +21,26 @@ inline float sum_lanes(__m512 v) {
 template <int kW, int kX>
 inline void dot_tile(const DotArgs& args, int64_t i0, int64_t j0) {
   __m512 acc[kW][kX];
+  const float* w[kW];
+  const float* x[kX];
+  for (int i = 0; i < kW; ++i) w[i] = args.w + (i0 + i) * args.w_stride;
+  for (int j = 0; j < kX; ++j) x[j] = args.x[j0 + j];
   for (int i = 0; i < kW; ++i) {
     for (int j = 0; j < kX; ++j) acc[i][j] = _mm512_setzero_ps();
   }
-  const float* w = args.w + i0 * args.w_stride;
-  for (int64_t k = 0; k < args.n; k += 16) {
-    const __mmask16 mask = tail_mask(args.n - k);
-    __m512 x[kX];
-    for (int j = 0; j < kX; ++j) x[j] = _mm512_maskz_loadu_ps(mask, args.x[j0 + j] + k);
+  const auto step = [&](int64_t k, auto load) {
+    __m512 xv[kX];
+    for (int j = 0; j < kX; ++j) xv[j] = load(x[j] + k);
     for (int i = 0; i < kW; ++i) {
-      const __m512 wv = _mm512_maskz_loadu_ps(mask, w + i * args.w_stride + k);
-      for (int j = 0; j < kX; ++j) acc[i][j] = _mm512_fmadd_ps(wv, x[j], acc[i][j]);
+      const __m512 wv = load(w[i] + k);
+      for (int j = 0; j < kX; ++j) acc[i][j] = _mm512_fmadd_ps(wv, xv[j], acc[i][j]);
     }
+  };
+  int64_t k = 0;
+  for (; k + 16 <= args.n; k += 16) step(k, [](const float* p) { return _mm512_loadu_ps(p); });
+  if (k < args.n) {
+    const __mmask16 mask = tail_mask(args.n - k);
+    step(k, [mask](const float* p) { return _mm512_maskz_loadu_ps(mask, p); });
   }
   for (int j = 0; j < kX; ++j) {
     for (int i = 0; i < kW; ++i) args.out[j0 + j][i0 + i] = sum_lanes(acc[i][j]);
@@ -46,26 +54,49 @@ inline void dot_rows(const DotArgs& args, int64_t j) {
   for (; i < args.n_w; ++i) dot_tile<1, kX>(args, i, j);
 }
 
-template <int kVectors>
-inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __mmask16 last) {
-  const __m512 keep = _mm512_set1_ps(args.keep);
-  __m512 sum[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    const __mmask16 mask = v + 1 < kVectors ? static_cast<__mmask16>(0xffff) : last;
-    sum[v] = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, args.acc + k + 16 * v), keep);
+/// kVectors vectors of columns from k, of which the last has the lanes of `last`, for kX rows from j.
+/// The pragmas keep the sums in registers: what GCC 12 unrolls late stays in memory (PERF.md).
+template <int kVectors, int kX>
+inline void accumulate_tile(const AccumulateArgs& args, int64_t k, __mmask16 last, int64_t j) {
+  constexpr __mmask16 whole = 0xffff;
+  const auto load = [last](const float* p, int v) {
+    return _mm512_maskz_loadu_ps(v + 1 < kVectors ? whole : last, p + 16 * v);
+  };
+  const float* a[kX];
+  __m512 sum[kX][kVectors];
+#pragma GCC unroll 8
+  for (int t = 0; t < kX; ++t) {
+    a[t] = args.a[j + t];
+    const __m512 keep = _mm512_set1_ps(args.keep[j + t]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sum[t][v] = _mm512_mul_ps(load(args.acc[j + t] + k, v), keep);
   }
   const float* row = args.rows + k;
   for (int64_t p = 0; p < args.n; ++p, row += args.stride) {
-    const __m512 factor = _mm512_set1_ps(args.a[p]);
-    for (int v = 0; v < kVectors; ++v) {
-      const __mmask16 mask = v + 1 < kVectors ? static_cast<__mmask16>(0xffff) : last;
-      sum[v] = _mm512_fmadd_ps(factor, _mm512_maskz_loadu_ps(mask, row + 16 * v), sum[v]);
+    __m512 x[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) x[v] = load(row, v);
+#pragma GCC unroll 8
+    for (int t = 0; t < kX; ++t) {
+      const __m512 factor = _mm512_set1_ps(a[t][p]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[t][v] = _mm512_fmadd_ps(factor, x[v], sum[t][v]);
     }
   }
-  for (int v = 0; v < kVectors; ++v) {
-    const __mmask16 mask = v + 1 < kVectors ? static_cast<__mmask16>(0xffff) : last;
-    _mm512_mask_storeu_ps(args.acc + k + 16 * v, mask, sum[v]);
+#pragma GCC unroll 8
+  for (int t = 0; t < kX; ++t) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      _mm512_mask_storeu_ps(args.acc[j + t] + k + 16 * v, v + 1 < kVectors ? whole : last, sum[t][v]);
+    }
   }
+}
+
+template <int kVectors>
+inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __mmask16 last) {
+  int64_t j = 0;
+  for (; j + 4 <= args.n_x; j += 4) accumulate_tile<kVectors, 4>(args, k, last, j);
+  for (; j < args.n_x; ++j) accumulate_tile<kVectors, 1>(args, k, last, j);
 }
 
 }  // namespace
@@ -78,7 +109,7 @@ void dot_avx512(const DotArgs& args) {
 
 void accumulate_avx512(const AccumulateArgs& args) {
   int64_t k = 0;
-  for (; k + 128 <= args.width; k += 128) accumulate_columns<8>(args, k, 0xffff);
+  for (; k + 64 <= args.width; k += 64) accumulate_columns<4>(args, k, 0xffff);
   for (; k < args.width; k += 16) accumulate_columns<1>(args, k, tail_mask(args.width - k));
 }
 

@@ -41,11 +41,14 @@ void mla_absorb(Context& ctx, const MlaAbsorbArgs& args) {
       const int64_t k = item % n_chunks * kAbsorbColumns;
       const int64_t n = std::min<int64_t>(kAbsorbColumns, s.latent - k);
       for (int64_t i = 0; i < s.nope; ++i) decode_row(weight, h * (s.nope + s.value) + i, k, n, rows + i * n);
-      for (int64_t t = 0; t < args.rows; ++t) {
-        float* to = out + (t * s.heads + h) * s.latent + k;
-        std::fill_n(to, n, 0.0f);
-        ctx.family.accumulate({q + t * args.q_row_stride + h * args.q_head_stride, s.nope, rows, n, n, 1.0f, to});
-      }
+      accumulate_rows(
+          ctx.family, rows, n, s.nope, n, args.rows,
+          [&](int64_t t) { return q + t * args.q_row_stride + h * args.q_head_stride; },
+          [&](int64_t t) {
+            std::fill_n(out + (t * s.heads + h) * s.latent + k, n, 0.0f);
+            return 1.0f;
+          },
+          [&](int64_t t) { return out + (t * s.heads + h) * s.latent + k; });
     }
   });
 }

@@ -29,6 +29,25 @@ inline void dot_matrix(const Family& family, const float* w, int64_t w_stride, i
   }
 }
 
+/// acc_row(j)[k] = acc_row(j)[k] * keep(j) + sum over p < n of a_row(j)[p] * rows[p * stride + k] for k < width, j <
+/// n_x. keep(j) is called once, before a_row(j) is read.
+template <typename ARow, typename Keep, typename AccRow>
+inline void accumulate_rows(const Family& family, const float* rows, int64_t stride, int64_t n, int64_t width,
+                            int64_t n_x, const ARow& a_row, const Keep& keep_of, const AccRow& acc_row) {
+  const float* a[kCallRows];
+  float keep[kCallRows];
+  float* acc[kCallRows];
+  for (int64_t first = 0; first < n_x; first += kCallRows) {
+    const int64_t count = std::min(kCallRows, n_x - first);
+    for (int64_t j = 0; j < count; ++j) {
+      keep[j] = keep_of(first + j);
+      a[j] = a_row(first + j);
+      acc[j] = acc_row(first + j);
+    }
+    family.accumulate({a, n, rows, stride, width, keep, acc, count});
+  }
+}
+
 /// A token row as kernels read it: in FP32, and as int8 planes where the family multiplies those.
 struct TokenRow {
   const float* x = nullptr;
