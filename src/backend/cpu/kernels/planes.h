@@ -6,16 +6,16 @@
 //
 //   sum over a group of w x  =  (m / 32639 / 2) * scale * sum of 2w q,
 //
-// where the inner sum is exact in int32 (128 * 12 * 32639 < 2^26). Groups are added in FP32 with one fused multiply-add
+// where the inner sum is exact in int32 (128 * 12 * 32639 < 2^26). Groups are added in FP32, one fused multiply-add
 // each, in order of k. A result is therefore the same bits with every instruction set, tile shape and number of rows.
 // The error of an x is at most m / 65278, about 1.5e-5 of the largest in its block. A block that holds a NaN or an
 // infinity gives NaN.
 //
-// Row:    | FP32 factor of each block, padded to 64 bytes | block 0 | block 1 | …        (the last block padded with 0)
-// Block:  | hi of even k: 64 | hi of odd k: 64 | lo of even k: 64 | lo of odd k: 64 | 12 * sums: 16 int32 |
-// A 64-byte line of codes has even k in its low nibbles and odd k in its high ones, which is where the order comes
-// from. The unsigned operand of the dot product instructions is 2w + 12; `sums` takes the 12 off again: sums[4 c … 4 c
-// + 3] are all 12 * (sum of q over k in [32 c, 32 c + 32)).
+// Row:    | FP32 factor of each block, padded to 64 bytes | block 0 | block 1 | …   (the last block padded with 0)
+// Block:  | hi of even k: 64 | hi of odd k: 64 | lo of even k: 64 | lo of odd k: 64 | sums: 16 int32 |
+// A 64-byte line of codes has even k in its low nibbles and odd k in its high ones; hence the order.
+// The unsigned operand of the dot product instructions is 2w + 12. `sums` takes the 12 off again: the four values from
+// 4 c on are all 12 * (sum of q over k in [32 c, 32 c + 32)).
 #pragma once
 
 #include <cstddef>

@@ -222,9 +222,9 @@ inline void rows(const Fp4DotArgs& args) {
 
 // ---- many token rows ---------------------------------------------------------------------------------------------
 //
-// Panel block: 32 lines; line p (even k) and 16 + p (odd k) hold, for weight rows 0 … 15, the four bytes 4 p … 4 p + 3
-// of the row's even or odd line:      | row 0: 4 bytes | row 1: 4 bytes | … | row 15: 4 bytes | so that one instruction
-// multiplies four k of 16 rows by the same four bytes of a token, broadcast.
+// Panel block: 32 lines. Lines p (even k) and 16 + p (odd k) hold, for weight rows 0 … 15, the four bytes from 4 p on
+// of the row's even or odd half, so that one instruction multiplies four k of 16 rows by a token's four, broadcast:
+//   | row 0: 4 bytes | row 1: 4 bytes | … | row 15: 4 bytes |
 
 constexpr int kPanelRows = 16;
 constexpr int64_t kPanelBytes = kPanelRows * kPlaneBlock;
