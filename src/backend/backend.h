@@ -57,6 +57,7 @@ struct DeviceInfo {
   std::string description;     // what doctor prints: processor, chosen kernels
   uint64_t memory_budget = 0;  // bytes this device may use in all; 0 = unknown
   int threads = 0;             // of a CPU device
+  bool int8_planes = false;    // FP4 products take activations as two int8 planes: a coarser class than FP32
 };
 
 class Device {
@@ -78,6 +79,7 @@ class Device {
 struct DeviceOptions {
   int threads = 0;  // 0 = one a physical core
   bool deterministic = false;
+  std::string kernels = "";  // of the CPU, for diagnosis: "" the best, or "portable", "avx2", "avx512vnni"
 };
 
 /// A device this build may have. `make` is empty when it cannot be used here; `why_not` says why, for doctor and

@@ -23,10 +23,11 @@ inline nlohmann::json reference_json() {
       read_text_file(std::filesystem::path(MARLIN_SOURCE_DIR) / "tests/golden/reference.json"));
 }
 
-inline DemoOptions golden_options(const std::string& device, KvType kv) {
+inline DemoOptions golden_options(const std::string& device, KvType kv, const std::string& kernels = "") {
   DemoOptions options;
   options.directory = mmfp4_demo();
   options.device = device;
+  options.kernels = kernels;
   options.model.max_tokens = 256;
   options.model.kv_type = kv;
   return options;

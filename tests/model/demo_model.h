@@ -31,6 +31,7 @@ inline std::filesystem::path mmfp4_demo() {
 struct DemoOptions {
   std::filesystem::path directory = bf16_demo();
   std::string device = "cpu";
+  std::string kernels = "";  // of the CPU
   int threads = 2;
   ModelOptions model = {.max_tokens = 80,
                         .max_logit_rows = 80,
@@ -48,7 +49,8 @@ class DemoModel {
  public:
   explicit DemoModel(const DemoOptions& options)
       : checkpoint_(Checkpoint::open(options.directory)),
-        device_(make_device(options.device, {.threads = options.threads, .deterministic = true})),
+        device_(make_device(options.device,
+                            {.threads = options.threads, .deterministic = true, .kernels = options.kernels})),
         inner_(device_->make_stream()),
         wrapped_(options.wrap ? options.wrap(*device_, *inner_) : nullptr),
         model_(Model::load(checkpoint_, *device_, options.model)),

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "backend/cpu/cpu_device.h"
+#include "marlin/error.h"
 #include "op_test_util.h"
 
 namespace marlin::op_test {
@@ -34,28 +35,47 @@ std::vector<Output> run_in_pieces(Device& device, const OpCase& op_case, int64_t
   return joined;
 }
 
-class CpuInvarianceTest : public testing::TestWithParam<OpCase> {};
+using Param = std::tuple<std::string, OpCase>;
+
+/// Skips kernels that this processor cannot run.
+class CpuInvarianceTest : public testing::TestWithParam<Param> {
+ protected:
+  void SetUp() override {
+    if (!device(1)) GTEST_SKIP() << kernels() << " cannot be used here";
+  }
+  const std::string& kernels() const { return std::get<0>(GetParam()); }
+  const OpCase& op_case() const { return std::get<1>(GetParam()); }
+  std::unique_ptr<Device> device(int threads) const { return make_if_available("cpu_" + kernels(), threads); }
+};
 
 TEST_P(CpuInvarianceTest, ThreadsDoNotShow) {
-  const std::vector<Output> expected = run_on(*cpu(1), GetParam(), {0, GetParam().rows});
+  const RowRange all{0, op_case().rows};
+  const std::vector<Output> expected = run_on(*device(1), op_case(), all);
   for (const int threads : {2, 5}) {
-    EXPECT_EQ(compare_bits(run_on(*cpu(threads), GetParam(), {0, GetParam().rows}), expected), "") << threads;
+    EXPECT_EQ(compare_bits(run_on(*device(threads), op_case(), all), expected), "") << threads;
   }
 }
 
 TEST_P(CpuInvarianceTest, OtherRowsDoNotShow) {
-  const std::unique_ptr<Device> device = cpu(2);
-  const std::vector<Output> expected = run_on(*device, GetParam(), {0, GetParam().rows});
+  const std::unique_ptr<Device> two = device(2);
+  const std::vector<Output> expected = run_on(*two, op_case(), {0, op_case().rows});
   for (const int64_t step : {1, 2, 7}) {
-    EXPECT_EQ(compare_bits(run_in_pieces(*device, GetParam(), step), expected), "") << "pieces of " << step << " rows";
+    EXPECT_EQ(compare_bits(run_in_pieces(*two, op_case(), step), expected), "") << "pieces of " << step << " rows";
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, CpuInvarianceTest, testing::ValuesIn(all_cases()),
-                         [](const testing::TestParamInfo<OpCase>& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(Cpu, CpuInvarianceTest,
+                         testing::Combine(testing::Values("portable", "avx2", "avx512vnni"),
+                                          testing::ValuesIn(all_cases())),
+                         [](const testing::TestParamInfo<Param>& test) {
+                           return std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
+                         });
 
-TEST(CpuFusedMoeTest, EqualsItsDecomposition) {
-  const std::unique_ptr<Device> device = cpu(3);
+class CpuFusedMoeTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(CpuFusedMoeTest, EqualsItsDecomposition) {
+  const std::unique_ptr<Device> device = make_if_available("cpu_" + GetParam(), 3);
+  if (!device) GTEST_SKIP() << GetParam() << " cannot be used here";
   const std::vector<OpCase> cases = all_cases();
   int compared = 0;
   for (const OpCase& fused : cases) {
@@ -68,6 +88,19 @@ TEST(CpuFusedMoeTest, EqualsItsDecomposition) {
     ++compared;
   }
   EXPECT_EQ(compared, 4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, CpuFusedMoeTest, testing::Values("portable", "avx2", "avx512vnni"),
+                         [](const testing::TestParamInfo<std::string>& test) { return test.param; });
+
+TEST(CpuDeviceTest, UnknownKernelsAreAnError) {
+  const DeviceOptions options{.threads = 1, .deterministic = false, .kernels = "sse9"};
+  try {
+    make_cpu_device(options);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("portable"), std::string::npos) << error.what();
+  }
 }
 
 TEST(CpuDeviceTest, RefusesANegativeThreadCount) {

@@ -321,7 +321,10 @@ OpCase unabsorb_case(const std::string& name, const Setup& setup) {
         const double x = static_cast<double>(setup.q_latent[static_cast<size_t>(head * s.latent + k)]);
         sum += std::fabs(x * setup.kv_b->at(h * (s.nope + s.value) + s.nope + i % s.value, k));
       }
-      out.tolerance[static_cast<size_t>(i)] = kSlack * root(s.latent) * rig.roundoff() * sum;
+      const float* latent = setup.q_latent.data() + head * s.latent;
+      out.tolerance[static_cast<size_t>(i)] =
+          kSlack * root(s.latent) * rig.roundoff() * sum +
+          rig.plane_error(*setup.kv_b, h * (s.nope + s.value) + s.nope + i % s.value, latent);
     }
     return {out};
   };

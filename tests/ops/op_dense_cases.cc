@@ -26,7 +26,7 @@ std::vector<double> compact(const std::vector<double>& values, int64_t rows, int
 }
 
 std::vector<double> linear_tolerance(const HostWeight& weight, const std::vector<float>& x, int64_t rows,
-                                     int64_t stride, double u) {
+                                     int64_t stride, const Rig& rig) {
   const int64_t n_out = weight.layout.out_features;
   const int64_t n_in = weight.layout.in_features;
   std::vector<double> tolerance;
@@ -36,7 +36,8 @@ std::vector<double> linear_tolerance(const HostWeight& weight, const std::vector
       for (int64_t k = 0; k < n_in; ++k) {
         sum += std::fabs(weight.at(n, k) * static_cast<double>(x[static_cast<size_t>(t * stride + k)]));
       }
-      tolerance.push_back(kSlack * std::sqrt(static_cast<double>(n_in)) * u * sum);
+      tolerance.push_back(kSlack * std::sqrt(static_cast<double>(n_in)) * rig.roundoff() * sum +
+                          rig.plane_error(weight, n, x.data() + t * stride));
     }
   }
   return tolerance;
@@ -64,7 +65,7 @@ OpCase linear_case(std::string name, const WeightSpec& spec, int64_t rows, int64
     rig.stream().linear(args);
     const std::vector<double> out = rig.read_act(args.out, range.count * out_stride);
     return {{"out", spec.out_features, compact(out, range.count, out_stride, spec.out_features),
-             linear_tolerance(*weight, part, range.count, stride, rig.roundoff())}};
+             linear_tolerance(*weight, part, range.count, stride, rig)}};
   };
   return {std::move(name), rows, run};
 }

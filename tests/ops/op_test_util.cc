@@ -7,6 +7,7 @@
 
 #include "base/float16.h"
 #include "format/fp4.h"
+#include "marlin/error.h"
 #include "ops/random.h"
 
 namespace marlin::op_test {
@@ -107,6 +108,22 @@ std::vector<std::byte> encode_plain(const std::vector<double>& plain, DType type
     std::memcpy(bytes.data() + 2 * i, &half, 2);
   }
   return bytes;
+}
+
+std::unique_ptr<Device> make_if_available(const std::string& backend, int threads) {
+  const size_t underscore = backend.find('_');
+  DeviceOptions options;
+  options.threads = threads;
+  if (underscore != std::string::npos) options.kernels = backend.substr(underscore + 1);
+  for (const DeviceEntry& entry : device_registry()) {
+    if (entry.name != backend.substr(0, underscore) || !entry.make) continue;
+    try {
+      return entry.make(options);
+    } catch (const Error&) {
+      return nullptr;  // kernels that this processor cannot run
+    }
+  }
+  return nullptr;
 }
 
 WeightPtr random_weight(const WeightSpec& spec, uint64_t seed) {

@@ -6,6 +6,7 @@
 // margin for every sane kernel, and is far below the effect of one wrong code, scale or index.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -21,8 +22,12 @@
 
 namespace marlin::op_test {
 
-/// The devices under test. A new backend adds its name here; one that this build or machine lacks is skipped.
-inline const std::vector<std::string> kBackends = {"cpu"};
+/// The devices under test, of the CPU one for each kernel family. A new backend adds its name here; one that this build
+/// or machine lacks is skipped.
+inline const std::vector<std::string> kBackends = {"cpu_portable", "cpu_avx2", "cpu_avx512vnni"};
+
+/// Null when it cannot be used here.
+std::unique_ptr<Device> make_if_available(const std::string& backend, int threads = 2);
 
 inline constexpr double kSlack = 4;
 
@@ -102,6 +107,25 @@ class Rig {
   }
   /// Unit roundoff of this device's activations and sums: FP32's at best, so the oracle gets the same bounds.
   double roundoff() const;
+  /// What activations as two int8 planes add to the error of rows n of W x, for devices that compute FP4 products so
+  /// (backend/cpu/kernels/planes.h): an x is off by a uniform error of at most half a step, where a step is the largest
+  /// |x| of its 128 / 32639. Six standard deviations of the sum. `error` is what x itself may be off by.
+  template <typename T>
+  double plane_error(const HostWeight& weight, int64_t n, const T* x, const double* error = nullptr) const {
+    if (weight.layout.n_planes == 0 || !device_.info().int8_planes) return 0;
+    double variance = 0;
+    for (int64_t first = 0; first < weight.layout.in_features; first += 128) {
+      const int64_t end = std::min<int64_t>(first + 128, weight.layout.in_features);
+      double largest = 0;
+      double squares = 0;
+      for (int64_t k = first; k < end; ++k) {
+        largest = std::max(largest, std::fabs(static_cast<double>(x[k])) + (error != nullptr ? error[k] : 0));
+        squares += weight.at(n, k) * weight.at(n, k);
+      }
+      variance += squares * std::pow(largest / 32639, 2) / 12;
+    }
+    return 6 * std::sqrt(variance);
+  }
 
  private:
   Device& device_;

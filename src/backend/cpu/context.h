@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "backend/cpu/cpu_buffer.h"
+#include "backend/cpu/kernels/family.h"
 #include "base/check.h"
 #include "base/thread_pool.h"
 #include "ops/ops.h"
@@ -32,12 +33,27 @@ class PerWorker {
 
 /// Scratch areas that are alive at the same time have different names; each keeps the largest size ever asked for, so
 /// that a step of a known size allocates nothing.
-enum class Scratch { kWeights, kGain, kRows, kScores, kQuery, kState, kKeys, kValues, kTokens, kOffsets, kCount };
+enum class Scratch {
+  kWeights,
+  kGain,
+  kRows,
+  kScores,
+  kQuery,
+  kState,
+  kKeys,
+  kValues,
+  kTokens,
+  kOffsets,
+  kPlanes,
+  kHiddenPlanes,
+  kCount
+};
 
 class Context {
  public:
-  explicit Context(int n_threads) : pool(n_threads) {}
+  Context(int n_threads, const Family& kernels) : family(kernels), pool(n_threads) {}
 
+  const Family& family;
   ThreadPool pool;
   uint64_t serial = 1;  // of the work being enqueued
 

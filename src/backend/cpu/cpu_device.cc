@@ -12,6 +12,7 @@
 #include "backend/cpu/context.h"
 #include "backend/cpu/cpu_buffer.h"
 #include "backend/cpu/cpu_topology.h"
+#include "backend/cpu/kernels/families.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "base/memory.h"
 #include "marlin/error.h"
@@ -41,7 +42,7 @@ namespace {
 
 /// What the device's streams share. The lock is held for an op at a time: streams of different threads take turns.
 struct Engine {
-  explicit Engine(int n_threads) : context(n_threads) {}
+  Engine(int n_threads, const Family& family) : context(n_threads, family) {}
   std::mutex mutex;
   Context context;
 };
@@ -111,13 +112,14 @@ class CpuStream : public Stream {
 
 class CpuDevice : public Device {
  public:
-  explicit CpuDevice(int n_threads) : engine_(std::make_shared<Engine>(n_threads)) {}
+  CpuDevice(int n_threads, const Family& family) : engine_(std::make_shared<Engine>(n_threads, family)) {}
 
   DeviceInfo info() const override {
     const int threads = engine_->context.pool.size();
-    const std::string description =
-        fmt::format("{}, {} {}, portable kernels", processor_name(), threads, threads == 1 ? "thread" : "threads");
-    return {"cpu", description, memory_status().total, threads};
+    const Family& family = engine_->context.family;
+    const std::string description = fmt::format("{}, {} {}, {} kernels", processor_name(), threads,
+                                                threads == 1 ? "thread" : "threads", family.name);
+    return {"cpu", description, memory_status().total, threads, family.split != nullptr};
   }
 
   DType activation_type() const override { return DType::kF32; }
@@ -141,7 +143,8 @@ std::unique_ptr<Device> make_cpu_device(const DeviceOptions& options) {
   if (options.threads < 0) {
     throw Error(ErrorCode::kUsage, fmt::format("threads = {}: expected 0 (one a core) or more", options.threads));
   }
-  return std::make_unique<cpu::CpuDevice>(options.threads > 0 ? options.threads : cpu::usable_cores());
+  return std::make_unique<cpu::CpuDevice>(options.threads > 0 ? options.threads : cpu::usable_cores(),
+                                          cpu::choose_family(options.kernels));
 }
 
 }  // namespace marlin

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/cpu/kernels/dot.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/kv_cache.h"
+#include "backend/cpu/kernels/rows.h"
 #include "backend/cpu/kernels/weights.h"
 
 namespace marlin::cpu {
@@ -49,6 +49,7 @@ int64_t visible(int64_t position, int64_t b) {
 // ---- absorbed ----------------------------------------------------------------------------------------------------
 
 struct AttendWork {
+  const Family& family;
   const MlaAttendArgs& args;
   KvCache<const std::byte> cache;
   const int32_t* positions;
@@ -81,13 +82,13 @@ struct AttendWork {
       const int64_t n = visible(positions[t], b);
       const std::byte* block = cache.block(slots[t], b);
       for (int64_t p = 0; p < n; ++p) {
-        decode_kv_row(layout, block + static_cast<size_t>(p) * cache.row_bytes, rows[worker] + p * values);
+        decode_kv_row(family, layout, block + static_cast<size_t>(p) * cache.row_bytes, rows[worker] + p * values);
       }
-      dot_matrix(rows[worker], values, n, h1 - h0, values, x_row, score_row);
-      for (int64_t i = 0; i < h1 - h0; ++i) {
-        const float keep = fold_scores(score_row(i), n, static_cast<float>(args.scale), state[worker][i]);
-        accumulate_rows(score_row(i), n, rows[worker], values, s.latent, keep, token_out + (h0 + i) * s.latent);
-      }
+      dot_matrix(family, rows[worker], values, n, h1 - h0, values, x_row, score_row);
+      accumulate_rows(
+          family, rows[worker], values, n, s.latent, h1 - h0, score_row,
+          [&](int64_t i) { return fold_scores(score_row(i), n, static_cast<float>(args.scale), state[worker][i]); },
+          [&](int64_t i) { return token_out + (h0 + i) * s.latent; });
     }
     for (int64_t h = h0; h < h1; ++h) divide_row(token_out + h * s.latent, s.latent, state[worker][h - h0].sum);
   }
@@ -99,6 +100,7 @@ struct AttendWork {
 constexpr int64_t kScoreRows = 16;
 
 struct ExpandedWork {
+  const Family& family;
   const MlaExpandedArgs& args;
   Weight kv_b;
   KvCache<const std::byte> cache;
@@ -116,7 +118,7 @@ struct ExpandedWork {
     const KvLayout& layout = args.kv.layout;
     const std::byte* block = cache.block(slot, b);
     for (int64_t p = begin; p < end; ++p) {
-      decode_kv_row(layout, block + static_cast<size_t>(p) * cache.row_bytes, rows + p * layout.values());
+      decode_kv_row(family, layout, block + static_cast<size_t>(p) * cache.row_bytes, rows + p * layout.values());
     }
   }
 
@@ -134,7 +136,7 @@ struct ExpandedWork {
       const int64_t stride = is_key ? key : s.value;
       for_row_blocks(kv_b, begin, begin + n_rows, weights[worker], [&](int64_t first, int64_t count, const float* w) {
         dot_matrix(
-            w, s.latent, count, n, s.latent, [&](int64_t p) { return rows + p * row_values; },
+            family, w, s.latent, count, n, s.latent, [&](int64_t p) { return rows + p * row_values; },
             [&](int64_t p) { return to + p * stride + first - begin; });
       });
       // The rotated part is the same for all heads; beside the rest, a score is one dot product.
@@ -153,13 +155,15 @@ struct ExpandedWork {
     const float* head_values = values + h * kKvBlockTokens * s.value;
     const auto score_row = [&](int64_t j) { return scores[worker] + j * kKvBlockTokens; };
     dot_matrix(
-        head_keys, key, n, n_tokens, key, [&](int64_t j) { return q + (tokens[j] * int64_t{s.heads} + h) * key; },
-        score_row);
+        family, head_keys, key, n, n_tokens, key,
+        [&](int64_t j) { return q + (tokens[j] * int64_t{s.heads} + h) * key; }, score_row);
     for (int64_t j = 0; j < n_tokens; ++j) {
       const int64_t row = tokens[j] * int64_t{s.heads} + h;
       const int64_t seen = visible(positions[tokens[j]], b);
       const float keep = fold_scores(score_row(j), seen, static_cast<float>(args.scale), state[row]);
-      accumulate_rows(score_row(j), seen, head_values, s.value, s.value, keep, out + row * s.value);
+      float* to = out + row * s.value;
+      const float* weights_row = score_row(j);
+      family.accumulate({&weights_row, seen, head_values, s.value, s.value, &keep, &to, 1});
     }
   }
 
@@ -226,7 +230,8 @@ void mla_attend(Context& ctx, const MlaAttendArgs& args) {
   const int64_t rows = batch.n_tokens;
   const int64_t values = args.kv.layout.values();
   const int64_t q_width = (s.heads - 1) * args.q_head_stride + s.rope;
-  const AttendWork work{args,
+  const AttendWork work{ctx.family,
+                        args,
                         resolve_kv<const std::byte>(ctx, args.kv, batch),
                         ctx.in<int32_t>(batch.positions, rows),
                         ctx.in<int32_t>(batch.slots, rows),
@@ -252,7 +257,8 @@ void mla_expanded(Context& ctx, const MlaExpandedArgs& args) {
   const MlaShape& s = args.shape;
   const int64_t n_rows = int64_t{batch.n_tokens} * s.heads;
   const int64_t block_heads = int64_t{s.heads} * kKvBlockTokens;
-  const ExpandedWork work{args,
+  const ExpandedWork work{ctx.family,
+                          args,
                           resolve(ctx, *args.kv_b),
                           resolve_kv<const std::byte>(ctx, args.kv, batch),
                           ctx.in<int32_t>(batch.positions, batch.n_tokens),

@@ -1,4 +1,4 @@
-// The two inner loops of all matrix work, over FP32 rows.
+// The two inner loops of the portable family, over FP32 rows.
 //
 // Row invariance: the order of each sum is part of these functions. A dot product keeps kLanes partial sums (element k
 // goes to lane k % kLanes), adds the tail to the lanes it belongs to, then adds the lanes by a fixed tree. A tile of
@@ -83,17 +83,6 @@ inline void dot_panel(const float* w, int64_t w_stride, int64_t n_w, const float
     dot_tile<1, kX>({w + i * w_stride}, x, n, tile);
     for (int j = 0; j < kX; ++j) out[j][i] = tile[j][0];
   }
-}
-
-/// out_row(j)[i] = w[i] . x_row(j) for i < n_w, j < n_x. The functors give the pointers of token row j.
-template <typename XRow, typename OutRow>
-inline void dot_matrix(const float* w, int64_t w_stride, int64_t n_w, int64_t n_x, int64_t n, const XRow& x_row,
-                       const OutRow& out_row) {
-  int64_t j = 0;
-  for (; j + 2 <= n_x; j += 2) {
-    dot_panel<2>(w, w_stride, n_w, {x_row(j), x_row(j + 1)}, n, {out_row(j), out_row(j + 1)});
-  }
-  if (j < n_x) dot_panel<1>(w, w_stride, n_w, {x_row(j)}, n, {out_row(j)});
 }
 
 /// acc[k] = acc[k] * keep + sum over p of a[p] * rows[p * stride + k], added one p after the other.

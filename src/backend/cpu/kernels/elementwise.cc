@@ -33,7 +33,8 @@ void rms_norm(Context& ctx, const RmsNormArgs& args) {
   const float* x = ctx.in<float>(args.x, extent(args.rows, args.x_stride, width));
   float* out = ctx.out<float>(args.out, extent(args.rows, args.out_stride, width));
   float* gain = ctx.shared<float>(Scratch::kGain, width);
-  decode_plain(ctx.in<std::byte>(args.gain->data, width * static_cast<int64_t>(dtype_size(args.gain->type))),
+  decode_plain(ctx.family,
+               ctx.in<std::byte>(args.gain->data, width * static_cast<int64_t>(dtype_size(args.gain->type))),
                args.gain->type, 0, width, gain);
   const float eps = static_cast<float>(args.eps);
   ctx.pool.parallel_for(args.rows, [&](int64_t begin, int64_t end, int) {

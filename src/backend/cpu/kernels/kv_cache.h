@@ -112,13 +112,13 @@ inline void encode_kv_row(const KvLayout& layout, const float* latent, const flo
   MARLIN_CHECK(false, "a cache of type {}", static_cast<int>(layout.type));
 }
 
-inline void decode_kv_row(const KvLayout& layout, const std::byte* row, float* out) {
+inline void decode_kv_row(const Family& family, const KvLayout& layout, const std::byte* row, float* out) {
   switch (layout.type) {
     case KvType::kF32:
       std::memcpy(out, row, static_cast<size_t>(layout.values()) * 4);
       return;
     case KvType::kF16:
-      decode_f16(reinterpret_cast<const uint16_t*>(row), layout.values(), out);
+      family.decode_f16(reinterpret_cast<const uint16_t*>(row), layout.values(), out);
       return;
     case KvType::kQ8: {
       const auto* q = reinterpret_cast<const int8_t*>(row);

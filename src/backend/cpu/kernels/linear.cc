@@ -1,8 +1,7 @@
 #include <algorithm>
 
-#include "backend/cpu/kernels/dot.h"
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/weights.h"
+#include "backend/cpu/kernels/rows.h"
 
 namespace marlin::cpu {
 namespace {
@@ -17,18 +16,13 @@ void linear(Context& ctx, const LinearArgs& args) {
   const int64_t width = weight.in_features;
   const float* x = ctx.in<float>(args.x, extent(args.rows, args.x_stride, width));
   float* out = ctx.out<float>(args.out, extent(args.rows, args.out_stride, weight.out_features));
-  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, kRowBlock * width);
+  const TokenRows tokens = split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, *args.weight), x, args.rows, width,
+                                      [&](int64_t t) { return t * args.x_stride; });
+  const PerWorker<uint8_t> scratch = ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(width));
   ctx.pool.parallel_for(weight.out_features, [&](int64_t begin, int64_t end, int worker) {
-    for_row_blocks(weight, begin, end, scratch[worker], [&](int64_t first, int64_t n, const float* rows) {
-      const auto x_row = [&](int64_t t) { return x + t * args.x_stride; };
-      const auto out_row = [&](int64_t t) { return out + t * args.out_stride + first; };
-      dot_matrix(rows, width, n, args.rows, width, x_row, out_row);
-      if (weight.bias == nullptr) return;
-      for (int64_t i = 0; i < n; ++i) {
-        const float bias = bias_at(weight, first + i);
-        for (int64_t t = 0; t < args.rows; ++t) out_row(t)[i] += bias;
-      }
-    });
+    linear_rows(
+        weight, begin, end, args.rows, scratch[worker], [&](int64_t t) { return tokens.row(t * args.x_stride, t); },
+        [&](int64_t t) { return out + t * args.out_stride + begin; });
   });
 }
 
@@ -47,11 +41,14 @@ void mla_absorb(Context& ctx, const MlaAbsorbArgs& args) {
       const int64_t k = item % n_chunks * kAbsorbColumns;
       const int64_t n = std::min<int64_t>(kAbsorbColumns, s.latent - k);
       for (int64_t i = 0; i < s.nope; ++i) decode_row(weight, h * (s.nope + s.value) + i, k, n, rows + i * n);
-      for (int64_t t = 0; t < args.rows; ++t) {
-        float* to = out + (t * s.heads + h) * s.latent + k;
-        std::fill_n(to, n, 0.0f);
-        accumulate_rows(q + t * args.q_row_stride + h * args.q_head_stride, s.nope, rows, n, n, 1.0f, to);
-      }
+      accumulate_rows(
+          ctx.family, rows, n, s.nope, n, args.rows,
+          [&](int64_t t) { return q + t * args.q_row_stride + h * args.q_head_stride; },
+          [&](int64_t t) {
+            std::fill_n(out + (t * s.heads + h) * s.latent + k, n, 0.0f);
+            return 1.0f;
+          },
+          [&](int64_t t) { return out + (t * s.heads + h) * s.latent + k; });
     }
   });
 }
@@ -61,20 +58,20 @@ void mla_unabsorb(Context& ctx, const MlaUnabsorbArgs& args) {
   const Weight weight = resolve(ctx, *args.kv_b);
   const float* latent = ctx.in<float>(args.o_latent, static_cast<int64_t>(args.rows) * s.heads * s.latent);
   float* out = ctx.out<float>(args.out, static_cast<int64_t>(args.rows) * s.heads * s.value);
-  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, kRowBlock * s.latent);
+  const int64_t n_rows = static_cast<int64_t>(args.rows) * s.heads;
+  const TokenRows tokens = split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, *args.kv_b), latent, n_rows,
+                                      s.latent, [&](int64_t i) { return i * s.latent; });
+  const PerWorker<uint8_t> scratch = ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(s.latent));
   ctx.pool.parallel_for(static_cast<int64_t>(s.heads) * s.value, [&](int64_t begin, int64_t end, int worker) {
     while (begin < end) {
       const int64_t h = begin / s.value;
       const int64_t v = begin % s.value;
       const int64_t n_values = std::min<int64_t>(end - begin, s.value - v);
-      const int64_t first_row = h * (s.nope + s.value) + s.nope + v;
-      for_row_blocks(weight, first_row, first_row + n_values, scratch[worker],
-                     [&](int64_t first, int64_t n, const float* rows) {
-                       dot_matrix(
-                           rows, s.latent, n, args.rows, s.latent,
-                           [&](int64_t t) { return latent + (t * s.heads + h) * s.latent; },
-                           [&](int64_t t) { return out + (t * s.heads + h) * s.value + v + first - first_row; });
-                     });
+      const int64_t first = h * (s.nope + s.value) + s.nope + v;
+      linear_rows(
+          weight, first, first + n_values, args.rows, scratch[worker],
+          [&](int64_t t) { return tokens.row((t * s.heads + h) * s.latent, t * s.heads + h); },
+          [&](int64_t t) { return out + (t * s.heads + h) * s.value + v; });
       begin += n_values;
     }
   });

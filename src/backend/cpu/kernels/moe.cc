@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "backend/cpu/kernels/dot.h"
 #include "backend/cpu/kernels/kernels.h"
+#include "backend/cpu/kernels/rows.h"
 #include "backend/cpu/kernels/scalar.h"
 #include "backend/cpu/kernels/weights.h"
 
@@ -113,21 +113,6 @@ void for_experts(const Groups& groups, const Body& body) {
   }
 }
 
-/// out_row(i)[0 .. end - begin) = rows [begin, end) of W x_row(i) + bias, for i < n.
-template <typename XRow, typename OutRow>
-void linear_rows(const Weight& weight, int64_t begin, int64_t end, int64_t n, float* scratch, const XRow& x_row,
-                 const OutRow& out_row) {
-  for_row_blocks(weight, begin, end, scratch, [&](int64_t first, int64_t count, const float* rows) {
-    const auto out_block = [&](int64_t i) { return out_row(i) + first - begin; };
-    dot_matrix(rows, weight.in_features, count, n, weight.in_features, x_row, out_block);
-    if (weight.bias == nullptr) return;
-    for (int64_t r = 0; r < count; ++r) {
-      const float bias = bias_at(weight, first + r);
-      for (int64_t i = 0; i < n; ++i) out_block(i)[r] += bias;
-    }
-  });
-}
-
 // ---- fused_moe ---------------------------------------------------------------------------------------------------
 
 // Rows of an expert computed at a time for all its tokens: the unit that gate, up and the weighted sum meet in.
@@ -137,13 +122,13 @@ struct FusedWork {
   const FusedMoeArgs& args;
   const Context& ctx;
   Groups groups;
-  const float* x;
+  TokenRows x;
   const float* weights;
   float* hidden;
   float* out;
   int64_t width;         // of x and out
   int64_t intermediate;  // of hidden
-  PerWorker<float> decoded;
+  PerWorker<uint8_t> decoded;
   PerWorker<float> tile;  // [2, pairs, kTile] of gate and up; [pairs + rows, kTile] of down
 
   int64_t slots() const { return args.top_k + 1; }
@@ -169,30 +154,30 @@ struct FusedWork {
       const auto index = static_cast<size_t>(e);
       gate_up(
           args.gate->experts[index], args.up->experts[index], first, n, count, worker,
-          [&](int64_t i) { return x + pairs[i] / args.top_k * args.x_stride; },
+          [&](int64_t i) { return x.row(pairs[i] / args.top_k * args.x_stride, pairs[i] / args.top_k); },
           [&](int64_t i) { return hidden + (pairs[i] / args.top_k * slots() + pairs[i] % args.top_k) * intermediate; });
     });
     if (args.shared_gate == nullptr) return;
     gate_up(
         *args.shared_gate, *args.shared_up, first, n, args.rows, worker,
-        [&](int64_t t) { return x + t * args.x_stride; },
+        [&](int64_t t) { return x.row(t * args.x_stride, t); },
         [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; });
   }
 
-  void second_half(int64_t first, int64_t n, int worker) const {
+  void second_half(const TokenRows& activated, int64_t first, int64_t n, int worker) const {
+    const auto row = [&](int64_t i) { return activated.row(i * intermediate, i); };
     float* routed = tile[worker];  // [rows, top_k, kTile]
     float* shared = routed + int64_t{args.rows} * args.top_k * kTile;
     for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
       linear_rows(
           resolve(ctx, args.down->experts[static_cast<size_t>(e)]), first, first + n, count, decoded[worker],
-          [&](int64_t i) { return hidden + (pairs[i] / args.top_k * slots() + pairs[i] % args.top_k) * intermediate; },
+          [&](int64_t i) { return row(pairs[i] / args.top_k * slots() + pairs[i] % args.top_k); },
           [&](int64_t i) { return routed + pairs[i] * kTile; });
     });
     if (args.shared_down != nullptr) {
       linear_rows(
           resolve(ctx, *args.shared_down), first, first + n, args.rows, decoded[worker],
-          [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; },
-          [&](int64_t t) { return shared + t * kTile; });
+          [&](int64_t t) { return row(t * slots() + args.top_k); }, [&](int64_t t) { return shared + t * kTile; });
     }
     for (int64_t t = 0; t < args.rows; ++t) {
       float* to = out + t * width + first;
@@ -243,14 +228,20 @@ void expert_linear(Context& ctx, const ExpertLinearArgs& args) {
       ctx.in<float>(args.x, extent(args.rows, args.x_row_stride, (args.top_k - 1) * args.x_slot_stride + width));
   float* out = ctx.out<float>(args.out, n_pairs * n_out);
   const Groups groups = group_by_expert(ctx, ids, n_pairs, static_cast<int>(experts.size()));
-  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, kRowBlock * width);
+  // Experts that share a token's input share its planes.
+  const bool own = args.x_slot_stride != 0;
+  const auto offset = [&](int64_t pair) {
+    return pair / args.top_k * args.x_row_stride + pair % args.top_k * args.x_slot_stride;
+  };
+  const TokenRows tokens =
+      split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, experts.front()), x, own ? n_pairs : args.rows, width,
+                 [&](int64_t i) { return offset(own ? i : i * args.top_k); });
+  const PerWorker<uint8_t> scratch = ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(width));
   ctx.pool.parallel_for(n_out, [&](int64_t begin, int64_t end, int worker) {
     for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
       linear_rows(
           resolve(ctx, experts[static_cast<size_t>(e)]), begin, end, count, scratch[worker],
-          [&](int64_t i) {
-            return x + pairs[i] / args.top_k * args.x_row_stride + pairs[i] % args.top_k * args.x_slot_stride;
-          },
+          [&](int64_t i) { return tokens.row(offset(pairs[i]), own ? pairs[i] : pairs[i] / args.top_k); },
           [&](int64_t i) { return out + pairs[i] * n_out + begin; });
     });
   });
@@ -278,19 +269,29 @@ void fused_moe(Context& ctx, const FusedMoeArgs& args) {
   const int64_t intermediate = gate.out_features;
   const int64_t n_pairs = int64_t{args.rows} * args.top_k;
   const int32_t* ids = ctx.in<int32_t>(args.ids, n_pairs);
-  const FusedWork work{args,
-                       ctx,
-                       group_by_expert(ctx, ids, n_pairs, static_cast<int>(args.gate->experts.size())),
-                       ctx.in<float>(args.x, extent(args.rows, args.x_stride, width)),
-                       ctx.in<float>(args.weights, n_pairs),
-                       ctx.out<float>(args.hidden, (n_pairs + args.rows) * intermediate),
-                       ctx.out<float>(args.out, args.rows * width),
-                       width,
-                       intermediate,
-                       ctx.per_worker<float>(Scratch::kWeights, kRowBlock * std::max(width, intermediate)),
-                       ctx.per_worker<float>(Scratch::kRows, 2 * (n_pairs + args.rows) * kTile)};
+  const Family& family = ctx.family;
+  const bool split_x =
+      uses_planes(family, gate) || uses_planes(family, args.up->experts.front()) ||
+      (args.shared_gate != nullptr && (uses_planes(family, *args.shared_gate) || uses_planes(family, *args.shared_up)));
+  const bool split_hidden = uses_planes(family, args.down->experts.front()) ||
+                            (args.shared_down != nullptr && uses_planes(family, *args.shared_down));
+  const float* x = ctx.in<float>(args.x, extent(args.rows, args.x_stride, width));
+  const FusedWork work{
+      args,
+      ctx,
+      group_by_expert(ctx, ids, n_pairs, static_cast<int>(args.gate->experts.size())),
+      split_rows(ctx, Scratch::kPlanes, split_x, x, args.rows, width, [&](int64_t t) { return t * args.x_stride; }),
+      ctx.in<float>(args.weights, n_pairs),
+      ctx.out<float>(args.hidden, (n_pairs + args.rows) * intermediate),
+      ctx.out<float>(args.out, args.rows * width),
+      width,
+      intermediate,
+      ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(std::max(width, intermediate))),
+      ctx.per_worker<float>(Scratch::kRows, 2 * (n_pairs + args.rows) * kTile)};
   for_tiles(ctx.pool, intermediate, [&](int64_t first, int64_t n, int w) { work.first_half(first, n, w); });
-  for_tiles(ctx.pool, width, [&](int64_t first, int64_t n, int w) { work.second_half(first, n, w); });
+  const TokenRows activated = split_rows(ctx, Scratch::kHiddenPlanes, split_hidden, work.hidden, n_pairs + args.rows,
+                                         intermediate, [&](int64_t i) { return i * intermediate; });
+  for_tiles(ctx.pool, width, [&](int64_t first, int64_t n, int w) { work.second_half(activated, first, n, w); });
 }
 
 }  // namespace marlin::cpu

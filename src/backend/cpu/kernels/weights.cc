@@ -1,44 +1,15 @@
 #include "backend/cpu/kernels/weights.h"
 
-#include <array>
-#include <bit>
 #include <cstring>
 
-#include "base/float16.h"
 #include "format/fp4.h"
 
 namespace marlin::cpu {
 namespace {
 
-struct Pair {
-  float low;
-  float high;
-};
-
-// Both values of a code byte: 2 KiB that stay in the first-level cache.
-constexpr std::array<Pair, 256> kPairs = [] {
-  std::array<Pair, 256> pairs{};
-  for (size_t byte = 0; byte < 256; ++byte) pairs[byte] = {fp4::kValues[byte & 0xf], fp4::kValues[byte >> 4]};
-  return pairs;
-}();
-
-template <bool kAdd>
-void decode_plane(const Fp4Plane& plane, int64_t in_features, int64_t row, int64_t begin, int64_t count, float* out) {
-  const uint8_t* codes = plane.codes + (row * in_features + begin) / 2;
-  const uint16_t* scales = plane.scales + (row * in_features + begin) / plane.group_size;
-  for (int64_t k = 0; k < count; k += plane.group_size) {
-    const float scale = f16_to_f32(*scales++);
-    for (int64_t i = 0; i < plane.group_size; i += 2) {
-      const Pair pair = kPairs[*codes++];
-      if constexpr (kAdd) {
-        out[k + i] += pair.low * scale;
-        out[k + i + 1] += pair.high * scale;
-      } else {
-        out[k + i] = pair.low * scale;
-        out[k + i + 1] = pair.high * scale;
-      }
-    }
-  }
+void decode_plane(const Weight& weight, const Fp4Plane& plane, int64_t first, int64_t count, bool add, float* out) {
+  weight.family->decode_fp4(plane.codes + first / 2, plane.scales + first / plane.group_size, plane.group_size, count,
+                            add, out);
 }
 
 void check_plane(const Fp4PlaneView& plane, int64_t in_features) {
@@ -50,6 +21,7 @@ void check_plane(const Fp4PlaneView& plane, int64_t in_features) {
 
 Weight resolve(const Context& ctx, const LinearWeight& weight) {
   Weight result;
+  result.family = &ctx.family;
   result.out_features = weight.out_features;
   result.in_features = weight.in_features;
   const int64_t count = weight.out_features * weight.in_features;
@@ -73,44 +45,33 @@ Weight resolve(const Context& ctx, const LinearWeight& weight) {
   return result;
 }
 
-void decode_f16(const uint16_t* in, int64_t count, float* out) {
-  // f16_to_f32 with the branch as a mask, because a branch keeps the loop from being vectorised.
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t sign = (in[i] & 0x8000u) << 16;
-    const int32_t rest = (in[i] & 0x7fff) << 13;
-    const uint32_t special = 0u - static_cast<uint32_t>(rest >= 0x0f800000);
-    const uint32_t magnitude = std::bit_cast<uint32_t>(std::bit_cast<float>(rest) * 0x1p112f);
-    out[i] =
-        std::bit_cast<float>(sign | (magnitude & ~special) | ((static_cast<uint32_t>(rest) | 0x7f800000u) & special));
-  }
-}
-
-void decode_plain(const std::byte* data, DType type, int64_t begin, int64_t count, float* out) {
+void decode_plain(const Family& family, const std::byte* data, DType type, int64_t begin, int64_t count, float* out) {
   if (type == DType::kF32) {
     std::memcpy(out, reinterpret_cast<const float*>(data) + begin, static_cast<size_t>(count) * sizeof(float));
     return;
   }
   const uint16_t* in = reinterpret_cast<const uint16_t*>(data) + begin;
   if (type == DType::kF16) {
-    decode_f16(in, count, out);
+    family.decode_f16(in, count, out);
     return;
   }
   MARLIN_CHECK(type == DType::kBF16, "weights of type {}", dtype_name(type));
-  for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(in[i]);
+  family.decode_bf16(in, count, out);
 }
 
 void decode_row(const Weight& weight, int64_t row, int64_t begin, int64_t count, float* out) {
   if (weight.n_planes == 0) {
-    decode_plain(weight.plain, weight.plain_type, row * weight.in_features + begin, count, out);
+    decode_plain(*weight.family, weight.plain, weight.plain_type, row * weight.in_features + begin, count, out);
     return;
   }
-  decode_plane<false>(weight.planes[0], weight.in_features, row, begin, count, out);
-  if (weight.n_planes == 2) decode_plane<true>(weight.planes[1], weight.in_features, row, begin, count, out);
+  const int64_t first = row * weight.in_features + begin;
+  decode_plane(weight, weight.planes[0], first, count, false, out);
+  if (weight.n_planes == 2) decode_plane(weight, weight.planes[1], first, count, true, out);
 }
 
 float bias_at(const Weight& weight, int64_t row) {
   float value = 0;
-  if (weight.bias != nullptr) decode_plain(weight.bias, weight.bias_type, row, 1, &value);
+  if (weight.bias != nullptr) decode_plain(*weight.family, weight.bias, weight.bias_type, row, 1, &value);
   return value;
 }
 

@@ -17,6 +17,7 @@ struct Fp4Plane {
 
 /// A LinearWeight whose views have been checked and turned into pointers.
 struct Weight {
+  const Family* family = nullptr;  // decodes and multiplies its rows
   int64_t out_features = 0;
   int64_t in_features = 0;
   const std::byte* plain = nullptr;
@@ -30,8 +31,7 @@ struct Weight {
 Weight resolve(const Context& ctx, const LinearWeight& weight);
 
 /// out[i] = element begin + i of a plain array (BF16, F16 or F32).
-void decode_plain(const std::byte* data, DType type, int64_t begin, int64_t count, float* out);
-void decode_f16(const uint16_t* in, int64_t count, float* out);
+void decode_plain(const Family& family, const std::byte* data, DType type, int64_t begin, int64_t count, float* out);
 
 /// Columns [begin, begin + count) of a row; `begin` and, below the row's end, `count` are multiples of every group
 /// size.

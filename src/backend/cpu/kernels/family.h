@@ -1,0 +1,76 @@
+// The inner loops that differ between instruction sets. A family is one implementation of all of them; the ops above
+// (threads, tables, orders of summation between calls) are the same for all families.
+//
+// This header is all that a family's own file may share with other files, because everything inline in a file that is
+// compiled for AVX-512 may be the copy the linker keeps for the whole program: plain structs and pointers only.
+//
+// Row invariance is part of the contract: how rows and tokens are grouped into calls never shows in a result.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace marlin::cpu {
+
+/// out[j][i] = w[i * w_stride ..] . x[j] over n FP32 values, for i < n_w, j < n_x.
+struct DotArgs {
+  const float* w;
+  int64_t w_stride;
+  int64_t n_w;
+  const float* const* x;
+  int64_t n_x;
+  int64_t n;
+  float* const* out;
+};
+
+/// acc[j][k] = acc[j][k] * keep[j] + sum over p < n of a[j][p] * rows[p * stride + k] for k < width, j < n_x, one p
+/// after the other.
+struct AccumulateArgs {
+  const float* const* a;
+  int64_t n;
+  const float* rows;
+  int64_t stride;
+  int64_t width;
+  const float* keep;
+  float* const* acc;
+  int64_t n_x;
+};
+
+/// Rows [row, row + n_rows) of one FP4 plane times n_x token rows that `split` has written: out[j][i] is set, or added
+/// to. scratch: fp4_scratch_bytes(in_features), 64-byte aligned.
+struct Fp4DotArgs {
+  const uint8_t* codes;
+  const uint16_t* scales;
+  int group_size;
+  int64_t in_features;
+  int64_t row;
+  int64_t n_rows;
+  const uint8_t* const* x;
+  int64_t n_x;
+  float* const* out;
+  bool add;
+  uint8_t* scratch;
+};
+
+struct Family {
+  const char* name;
+  void (*dot)(const DotArgs& args);
+  void (*accumulate)(const AccumulateArgs& args);
+  void (*decode_f16)(const uint16_t* in, int64_t count, float* out);
+  void (*decode_bf16)(const uint16_t* in, int64_t count, float* out);
+  /// `count` values, a multiple of group_size, of one plane; `add` adds them to out.
+  void (*decode_fp4)(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add, float* out);
+
+  // FP4 products with activations as two int8 planes (planes.h); null where a family has none: then FP4 rows are
+  // decoded to FP32.
+  void (*split)(const float* x, int64_t n, uint8_t* out);
+  void (*fp4_dot)(const Fp4DotArgs& args);
+};
+
+extern const Family kPortableFamily;
+#if defined(__x86_64__)
+extern const Family kAvx2Family;    // AVX2, FMA, F16C
+extern const Family kAvx512Family;  // AVX-512 F, BW, VL, VBMI, VNNI
+#endif
+
+}  // namespace marlin::cpu

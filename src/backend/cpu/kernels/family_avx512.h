@@ -1,0 +1,17 @@
+// The functions of the AVX-512 family: fp32_avx512.cc and planes_avx512.cc.
+#pragma once
+
+#include "backend/cpu/kernels/family.h"
+
+namespace marlin::cpu {
+
+void dot_avx512(const DotArgs& args);
+void accumulate_avx512(const AccumulateArgs& args);
+void decode_f16_avx512(const uint16_t* in, int64_t count, float* out);
+void decode_bf16_avx512(const uint16_t* in, int64_t count, float* out);
+void decode_fp4_avx512(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add,
+                       float* out);
+void split_avx512(const float* x, int64_t n, uint8_t* out);
+void fp4_dot_avx512(const Fp4DotArgs& args);
+
+}  // namespace marlin::cpu

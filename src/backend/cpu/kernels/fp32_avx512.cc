@@ -1,0 +1,156 @@
+// FP32 rows with AVX-512. A dot product keeps 16 partial sums (element k in lane k % 16, the tail masked to zero) and
+// adds them by a fixed tree.
+#include <immintrin.h>
+
+#include "backend/cpu/kernels/family_avx512.h"
+
+namespace marlin::cpu {
+namespace {
+
+inline __mmask16 tail_mask(int64_t n) {
+  return static_cast<__mmask16>(n >= 16 ? 0xffff : (1u << n) - 1);
+}
+
+inline float sum_lanes(__m512 v) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+template <int kW, int kX>
+inline void dot_tile(const DotArgs& args, int64_t i0, int64_t j0) {
+  __m512 acc[kW][kX];
+  const float* w[kW];
+  const float* x[kX];
+  for (int i = 0; i < kW; ++i) w[i] = args.w + (i0 + i) * args.w_stride;
+  for (int j = 0; j < kX; ++j) x[j] = args.x[j0 + j];
+  for (int i = 0; i < kW; ++i) {
+    for (int j = 0; j < kX; ++j) acc[i][j] = _mm512_setzero_ps();
+  }
+  const auto step = [&](int64_t k, auto load) {
+    __m512 xv[kX];
+    for (int j = 0; j < kX; ++j) xv[j] = load(x[j] + k);
+    for (int i = 0; i < kW; ++i) {
+      const __m512 wv = load(w[i] + k);
+      for (int j = 0; j < kX; ++j) acc[i][j] = _mm512_fmadd_ps(wv, xv[j], acc[i][j]);
+    }
+  };
+  int64_t k = 0;
+  for (; k + 16 <= args.n; k += 16) step(k, [](const float* p) { return _mm512_loadu_ps(p); });
+  if (k < args.n) {
+    const __mmask16 mask = tail_mask(args.n - k);
+    step(k, [mask](const float* p) { return _mm512_maskz_loadu_ps(mask, p); });
+  }
+  for (int j = 0; j < kX; ++j) {
+    for (int i = 0; i < kW; ++i) args.out[j0 + j][i0 + i] = sum_lanes(acc[i][j]);
+  }
+}
+
+template <int kX>
+inline void dot_rows(const DotArgs& args, int64_t j) {
+  int64_t i = 0;
+  for (; i + 4 <= args.n_w; i += 4) dot_tile<4, kX>(args, i, j);
+  for (; i < args.n_w; ++i) dot_tile<1, kX>(args, i, j);
+}
+
+/// kVectors vectors of columns from k, of which the last has the lanes of `last`, for kX rows from j.
+/// The pragmas keep the sums in registers: what GCC 12 unrolls late stays in memory (PERF.md).
+template <int kVectors, int kX>
+inline void accumulate_tile(const AccumulateArgs& args, int64_t k, __mmask16 last, int64_t j) {
+  constexpr __mmask16 whole = 0xffff;
+  const auto load = [last](const float* p, int v) {
+    return _mm512_maskz_loadu_ps(v + 1 < kVectors ? whole : last, p + 16 * v);
+  };
+  const float* a[kX];
+  __m512 sum[kX][kVectors];
+#pragma GCC unroll 8
+  for (int t = 0; t < kX; ++t) {
+    a[t] = args.a[j + t];
+    const __m512 keep = _mm512_set1_ps(args.keep[j + t]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sum[t][v] = _mm512_mul_ps(load(args.acc[j + t] + k, v), keep);
+  }
+  const float* row = args.rows + k;
+  for (int64_t p = 0; p < args.n; ++p, row += args.stride) {
+    __m512 x[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) x[v] = load(row, v);
+#pragma GCC unroll 8
+    for (int t = 0; t < kX; ++t) {
+      const __m512 factor = _mm512_set1_ps(a[t][p]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[t][v] = _mm512_fmadd_ps(factor, x[v], sum[t][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kX; ++t) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      _mm512_mask_storeu_ps(args.acc[j + t] + k + 16 * v, v + 1 < kVectors ? whole : last, sum[t][v]);
+    }
+  }
+}
+
+template <int kVectors>
+inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __mmask16 last) {
+  int64_t j = 0;
+  for (; j + 4 <= args.n_x; j += 4) accumulate_tile<kVectors, 4>(args, k, last, j);
+  for (; j < args.n_x; ++j) accumulate_tile<kVectors, 1>(args, k, last, j);
+}
+
+}  // namespace
+
+void dot_avx512(const DotArgs& args) {
+  int64_t j = 0;
+  for (; j + 4 <= args.n_x; j += 4) dot_rows<4>(args, j);
+  for (; j < args.n_x; ++j) dot_rows<1>(args, j);
+}
+
+void accumulate_avx512(const AccumulateArgs& args) {
+  int64_t k = 0;
+  for (; k + 64 <= args.width; k += 64) accumulate_columns<4>(args, k, 0xffff);
+  for (; k < args.width; k += 16) accumulate_columns<1>(args, k, tail_mask(args.width - k));
+}
+
+void decode_f16_avx512(const uint16_t* in, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 mask = tail_mask(count - i);
+    _mm512_mask_storeu_ps(out + i, mask, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, in + i)));
+  }
+}
+
+void decode_bf16_avx512(const uint16_t* in, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 mask = tail_mask(count - i);
+    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in + i)), 16);
+    _mm512_mask_storeu_ps(out + i, mask, _mm512_castsi512_ps(bits));
+  }
+}
+
+void decode_fp4_avx512(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add,
+                       float* out) {
+  // vpermps looks only at the low 4 bits of an index, so the low code of a byte needs no mask.
+  const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f,
+                                       -2.0f, -3.0f, -4.0f, -6.0f);
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  for (int64_t k = 0; k < count; k += group_size) {
+    const __m512 scale = _mm512_set1_ps(_cvtsh_ss(*scales++));
+    for (int64_t i = k; i < k + group_size; i += 32) {
+      const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i / 2)));
+      const __m512 even = _mm512_mul_ps(_mm512_permutexvar_ps(bytes, values), scale);
+      const __m512 odd = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values), scale);
+      __m512 a = _mm512_permutex2var_ps(even, first, odd);
+      __m512 b = _mm512_permutex2var_ps(even, second, odd);
+      if (add) {
+        a = _mm512_add_ps(a, _mm512_loadu_ps(out + i));
+        b = _mm512_add_ps(b, _mm512_loadu_ps(out + i + 16));
+      }
+      _mm512_storeu_ps(out + i, a);
+      _mm512_storeu_ps(out + i + 16, b);
+    }
+  }
+}
+
+}  // namespace marlin::cpu

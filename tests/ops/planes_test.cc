@@ -1,0 +1,123 @@
+// The int8-plane products of every family that has them, bit for bit against planes.h's definition in scalars.
+#include "backend/cpu/kernels/planes.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "backend/cpu/kernels/families.h"
+#include "base/float16.h"
+#include "format/fp4.h"
+#include "op_test_util.h"
+
+namespace marlin::op_test {
+namespace {
+
+using cpu::Family;
+
+/// 64-byte aligned bytes.
+class Bytes {
+ public:
+  explicit Bytes(int64_t n) : lines_(static_cast<size_t>(n / 64 + 1)) {}
+  uint8_t* data() { return lines_.front().bytes; }
+
+ private:
+  struct alignas(64) Line {
+    uint8_t bytes[64];
+  };
+  std::vector<Line> lines_;
+};
+
+float definition(const HostWeight& weight, int64_t n, const float* x, float start) {
+  const LinearWeight& layout = weight.layout;
+  const int64_t width = layout.in_features;
+  const int group = layout.planes[0].group_size;
+  const auto* codes = reinterpret_cast<const uint8_t*>(weight.blob.data() + layout.planes[0].codes.offset);
+  float acc = 0;
+  for (int64_t first = 0; first < width; first += group) {
+    const int64_t block = first / 128 * 128;
+    float largest = 0;
+    for (int64_t k = block; k < std::min(block + 128, width); ++k) largest = std::max(largest, std::fabs(x[k]));
+    int32_t sum = 0;
+    for (int64_t k = first; k < first + group; ++k) {
+      const uint8_t code = fp4::code_at(codes + n * width / 2, k);
+      sum +=
+          static_cast<int32_t>(2 * fp4::kValues[code]) * static_cast<int32_t>(std::nearbyint(x[k] * (32639 / largest)));
+    }
+    uint16_t scale = 0;
+    std::memcpy(&scale, weight.blob.data() + layout.planes[0].scales.offset + (n * width + first) / group * 2, 2);
+    acc = std::fma(static_cast<float>(sum), f16_to_f32(scale) * (largest / 32639 * 0.5f), acc);
+  }
+  return start + acc;
+}
+
+class PlanesTest : public testing::TestWithParam<const Family*> {
+ protected:
+  void SetUp() override {
+    if (GetParam()->fp4_dot == nullptr) GTEST_SKIP() << "FP32 only";
+  }
+  /// out[j][i] of rows [row, row + n_rows), added to `start`.
+  std::vector<std::vector<float>> run(const HostWeight& weight, const std::vector<float>& x, int64_t n_x, int64_t row,
+                                      int64_t n_rows, bool add, float start) {
+    const LinearWeight& layout = weight.layout;
+    const int64_t width = layout.in_features;
+    Bytes planes(n_x * cpu::plane_row_bytes(width));
+    Bytes scratch(cpu::fp4_scratch_bytes(width));
+    std::vector<std::vector<float>> out(static_cast<size_t>(n_x),
+                                        std::vector<float>(static_cast<size_t>(n_rows) + 1, start));
+    std::vector<const uint8_t*> x_rows;
+    std::vector<float*> out_rows;
+    for (int64_t j = 0; j < n_x; ++j) {
+      uint8_t* to = planes.data() + j * cpu::plane_row_bytes(width);
+      GetParam()->split(x.data() + j * width, width, to);
+      x_rows.push_back(to);
+      out_rows.push_back(out[static_cast<size_t>(j)].data());
+    }
+    const std::byte* blob = weight.blob.data();
+    GetParam()->fp4_dot({reinterpret_cast<const uint8_t*>(blob + layout.planes[0].codes.offset),
+                         reinterpret_cast<const uint16_t*>(blob + layout.planes[0].scales.offset),
+                         layout.planes[0].group_size, width, row, n_rows, x_rows.data(), n_x, out_rows.data(), add,
+                         scratch.data()});
+    return out;
+  }
+};
+
+TEST_P(PlanesTest, EqualsTheDefinitionBitForBit) {
+  const std::pair<int, int64_t> shapes[] = {{32, 32}, {32, 160}, {64, 192}, {64, 576}, {128, 128}, {128, 1152}};
+  for (const auto& [group, width] : shapes) {
+    const WeightPtr weight = random_weight({37, width, DType::kBF16, {group}, false, DType::kF32}, 3);
+    for (const int64_t n_x : {1, 2, 3, 4, 7, 8, 13, 21}) {
+      const std::vector<float> x = Random(4).activations(n_x * width);
+      const bool add = n_x % 2 == 0;
+      const auto out = run(*weight, x, n_x, 2, 35, add, 3.0f);
+      for (int64_t j = 0; j < n_x; ++j) {
+        const std::vector<float>& row = out[static_cast<size_t>(j)];
+        for (int64_t i = 0; i < 35; ++i) {
+          const float expected = definition(*weight, 2 + i, x.data() + j * width, add ? 3.0f : 0.0f);
+          ASSERT_EQ(row[static_cast<size_t>(i)], expected)
+              << group << " " << width << " " << n_x << " " << j << " " << i;
+        }
+        EXPECT_EQ(row[35], 3.0f) << "written past the last row";
+      }
+    }
+  }
+}
+
+TEST_P(PlanesTest, ZerosTinyAndNotFiniteValues) {
+  const WeightPtr weight = random_weight({5, 256, DType::kBF16, {128}, false, DType::kF32}, 5);
+  for (const float value : {0.0f, 1e-40f, -1e-36f}) {
+    EXPECT_EQ(run(*weight, std::vector<float>(256, value), 1, 0, 5, false, 0)[0][4], 0.0f) << value;
+  }
+  for (const float value : {NAN, INFINITY, -INFINITY}) {
+    std::vector<float> x(256, 1.0f);
+    x[200] = value;
+    EXPECT_TRUE(std::isnan(run(*weight, x, 1, 0, 5, false, 0)[0][4])) << value;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, PlanesTest,
+                         testing::ValuesIn(cpu::usable_families().begin(), cpu::usable_families().end()),
+                         [](const testing::TestParamInfo<const Family*>& test) { return test.param->name; });
+
+}  // namespace
+}  // namespace marlin::op_test
