@@ -269,6 +269,7 @@ TEST(EngineThreads, ManySubmittersShareOneEngine) {
   Engine engine(options);
   const Result expected = run(engine, raw(engine, "Once upon a time", 6));
   std::vector<std::thread> clients;
+  clients.reserve(8);
   for (int i = 0; i < 8; ++i) {
     clients.emplace_back([&, i] {
       Request request = raw(engine, "Once upon a time", i % 4 == 3 ? 0 : 6);

@@ -62,12 +62,17 @@ std::vector<Result> run_one_by_one(Engine& engine) {
   return results;
 }
 
+std::vector<Result> collect_all(std::vector<RequestHandle>& handles) {
+  std::vector<Result> results;
+  results.reserve(handles.size());
+  for (RequestHandle& handle : handles) results.push_back(collect(handle));
+  return results;
+}
+
 std::vector<Result> run_together(Engine& engine) {
   std::vector<RequestHandle> handles;
   for (Request& request : mixed_requests(engine)) handles.push_back(engine.submit(std::move(request)));
-  std::vector<Result> results;
-  for (RequestHandle& handle : handles) results.push_back(collect(handle));
-  return results;
+  return collect_all(handles);
 }
 
 void expect_same(const std::vector<Result>& a, const std::vector<Result>& b) {
@@ -173,6 +178,7 @@ TEST(EngineInvariance, RequestsThatOutgrowThePoolTogether) {
     return request;
   };
   std::vector<Result> alone;
+  alone.reserve(3);
   for (int i = 0; i < 3; ++i) alone.push_back(run(roomy, story(roomy, i)));
   EXPECT_EQ(roomy.stats().suspended, 0);
   options.kv_memory = 5 * 64 * roomy.info().kv_bytes_per_token;
@@ -180,6 +186,7 @@ TEST(EngineInvariance, RequestsThatOutgrowThePoolTogether) {
     options.prefix_cache = prefix_cache;
     Engine tight(options);
     std::vector<RequestHandle> handles;
+    handles.reserve(3);
     for (int i = 0; i < 3; ++i) handles.push_back(tight.submit(story(tight, i)));
     for (size_t i = 0; i < 3; ++i) EXPECT_THAT(collect(handles[i]).ids(), ElementsAreArray(alone[i].ids()));
     EXPECT_GT(tight.stats().suspended, 0);
@@ -239,8 +246,7 @@ TEST(EnginePrefix, CompletionsOfOnePromptShareItWhileTheyRun) {
     request.choice = choice;
     handles.push_back(engine.submit(request));
   }
-  std::vector<Result> results;
-  for (RequestHandle& handle : handles) results.push_back(collect(handle));
+  const std::vector<Result> results = collect_all(handles);
   EXPECT_EQ(results[0].finished.cached_tokens, 0);
   EXPECT_EQ(results[1].finished.cached_tokens, 256);
   EXPECT_EQ(results[2].finished.cached_tokens, 256);

@@ -20,6 +20,7 @@ std::optional<int> trips_at(const std::vector<int32_t>& ids) {
 
 std::vector<int32_t> cycle(int period, int tokens, int32_t first = 0) {
   std::vector<int32_t> ids;
+  ids.reserve(static_cast<size_t>(tokens));
   for (int i = 0; i < tokens; ++i) ids.push_back(first + i % period);
   return ids;
 }
