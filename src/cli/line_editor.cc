@@ -1,6 +1,8 @@
 #include "cli/line_editor.h"
 
+#include <fcntl.h>
 #include <histedit.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,17 +11,33 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cwchar>
 #include <iostream>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace marlin::cli {
 namespace {
 
 constexpr int kHistoryLines = 1000;
 
-// Installed without SA_RESTART: its only effect is that the read of the terminal ends with EINTR.
-void do_nothing(int /*signal*/) {}
+// Ctrl-C reaches the waiting reader through a pipe: a signal between the prompt and the read, or on another thread,
+// would not interrupt the read itself.
+int interrupt_pipe[2] = {-1, -1};
+
+void note_interrupt(int /*signal*/) {
+  const int saved_errno = errno;
+  const char byte = 0;
+  [[maybe_unused]] const ssize_t written = write(interrupt_pipe[1], &byte, 1);
+  errno = saved_errno;
+}
+
+void forget_interrupts() {
+  char bytes[64];
+  while (::read(interrupt_pipe[0], bytes, sizeof bytes) > 0) {
+  }
+}
 
 }  // namespace
 
@@ -29,6 +47,8 @@ struct LineEditor::Terminal {
   std::string prompt;
   std::string history_file;
   struct sigaction old_int {};
+  std::mbstate_t partial_character{};
+  bool interrupted = false;
 
   explicit Terminal(const std::filesystem::path& file) : history_file(file.string()) {
     // libedit reads characters of the locale; without a UTF-8 one it would take bytes apart.
@@ -36,8 +56,14 @@ struct LineEditor::Terminal {
     if (locale == nullptr || std::string_view(locale) == "C" || std::string_view(locale) == "POSIX") {
       std::setlocale(LC_CTYPE, "C.UTF-8");
     }
+    if (pipe(interrupt_pipe) == 0) {
+      for (const int end : interrupt_pipe) {
+        fcntl(end, F_SETFL, O_NONBLOCK);
+        fcntl(end, F_SETFD, FD_CLOEXEC);
+      }
+    }
     struct sigaction action {};
-    action.sa_handler = do_nothing;
+    action.sa_handler = note_interrupt;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, &old_int);
 
@@ -50,11 +76,9 @@ struct LineEditor::Terminal {
     editor = el_init("metal-marlin", stdin, stdout, stderr);
     el_set(editor, EL_CLIENTDATA, this);
     el_set(
-        editor, EL_PROMPT, +[](EditLine* e) -> char* {
-          void* self = nullptr;
-          el_get(e, EL_CLIENTDATA, &self);
-          return static_cast<Terminal*>(self)->prompt.data();
-        });
+        editor, EL_PROMPT, +[](EditLine* e) -> char* { return of(e)->prompt.data(); });
+    el_set(
+        editor, EL_GETCFN, +[](EditLine* e, wchar_t* character) { return of(e)->read_character(character); });
     el_set(editor, EL_EDITOR, "emacs");
     el_set(editor, EL_SIGNAL, 0);
     el_set(editor, EL_HIST, ::history, history);
@@ -66,10 +90,39 @@ struct LineEditor::Terminal {
     el_end(editor);
     history_end(history);
     sigaction(SIGINT, &old_int, nullptr);
+    for (int& end : interrupt_pipe) close(std::exchange(end, -1));
   }
 
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
+
+  static Terminal* of(EditLine* editor) {
+    void* self = nullptr;
+    el_get(editor, EL_CLIENTDATA, &self);
+    return static_cast<Terminal*>(self);
+  }
+
+  /// libedit's reader: 1 and a character, 0 at the end, -1 after Ctrl-C or an error.
+  int read_character(wchar_t* character) {
+    for (;;) {
+      pollfd ready[] = {{interrupt_pipe[0], POLLIN, 0}, {STDIN_FILENO, POLLIN, 0}};
+      if (poll(ready, 2, -1) < 0) {
+        if (errno == EINTR) continue;
+        return -1;
+      }
+      if (ready[0].revents != 0) {
+        interrupted = true;
+        return -1;
+      }
+      char byte = 0;
+      const ssize_t n = ::read(STDIN_FILENO, &byte, 1);
+      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (n <= 0) return static_cast<int>(n);
+      const size_t length = std::mbrtowc(character, &byte, 1, &partial_character);
+      if (length <= 1) return 1;
+      if (length == static_cast<size_t>(-1)) partial_character = {};  // not of the locale's encoding: dropped
+    }
+  }
 
   void remember(const std::string& line) const {
     HistEvent event{};
@@ -94,15 +147,15 @@ LineEditor::Result LineEditor::read(const std::string& prompt, std::string& line
     return Result::kLine;
   }
   terminal_->prompt = prompt;
+  terminal_->interrupted = false;
+  forget_interrupts();
   int count = 0;
-  errno = 0;
   const char* text = el_gets(terminal_->editor, &count);
-  if (text == nullptr || count <= 0) {
-    const bool interrupted = count < 0 && errno == EINTR;
-    if (interrupted) el_reset(terminal_->editor);
+  if (terminal_->interrupted || text == nullptr || count <= 0) {
+    if (terminal_->interrupted) el_reset(terminal_->editor);
     std::fputs("\n", stdout);
     std::fflush(stdout);
-    return interrupted ? Result::kInterrupted : Result::kEnd;
+    return terminal_->interrupted ? Result::kInterrupted : Result::kEnd;
   }
   line.assign(text, static_cast<size_t>(count));
   while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();
