@@ -74,6 +74,7 @@ RepairReport repair_checkpoint(const std::filesystem::path& directory, const std
                   fmt::format("{} exists already; remove it and repair again", (directory / kRepairShard).string()));
     }
     std::vector<TensorSpec> specs;
+    specs.reserve(tensors.size());
     for (const TensorView& tensor : tensors) specs.push_back({tensor.name, tensor.dtype, tensor.shape});
     SafetensorsWriter writer(directory / kRepairShard, specs);
     for (const TensorView& tensor : tensors) writer.append(tensor.data);

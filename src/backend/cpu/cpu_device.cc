@@ -112,15 +112,16 @@ class CpuStream : public Stream {
 
 class CpuDevice : public Device {
  public:
-  CpuDevice(int n_threads, const Family& family) : engine_(std::make_shared<Engine>(n_threads, family)) {}
-
-  DeviceInfo info() const override {
-    const int threads = engine_->context.pool.size();
-    const Family& family = engine_->context.family;
-    const std::string description = fmt::format("{}, {} {}, {} kernels", processor_name(), threads,
-                                                threads == 1 ? "thread" : "threads", family.name);
-    return {"cpu", description, memory_status().total, threads, family.split != nullptr};
+  CpuDevice(int n_threads, const Family& family) : engine_(std::make_shared<Engine>(n_threads, family)) {
+    info_.name = "cpu";
+    info_.description = fmt::format("{}, {} {}, {} kernels", processor_name(), n_threads,
+                                    n_threads == 1 ? "thread" : "threads", family.name);
+    info_.memory_budget = memory_status().total;
+    info_.threads = n_threads;
+    info_.int8_planes = family.split != nullptr;
   }
+
+  DeviceInfo info() const override { return info_; }
 
   DType activation_type() const override { return DType::kF32; }
 
@@ -134,6 +135,7 @@ class CpuDevice : public Device {
 
  private:
   std::shared_ptr<Engine> engine_;
+  DeviceInfo info_;
 };
 
 }  // namespace
