@@ -10,10 +10,6 @@ namespace {
 // About 20 us of polling: the gap between two ops of a decode step is shorter, waking a sleeper costs more.
 constexpr int kSpins = 4000;
 
-// More chunks than threads, taken one by one: a thread that the system has put aside (a busy machine) takes none, and
-// the others need not wait for it.
-constexpr int64_t kChunksPerThread = 4;
-
 void cpu_relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();

@@ -27,7 +27,7 @@ std::filesystem::path demo() {
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "needs " << (path).string() << ", which is not on this machine"
 
 std::filesystem::path write_rows(const std::string& text) {
-  const auto path = std::filesystem::path(::testing::TempDir()) / "eval_rows.jsonl";
+  auto path = std::filesystem::path(::testing::TempDir()) / "eval_rows.jsonl";
   std::ofstream(path) << text;
   return path;
 }

@@ -59,7 +59,8 @@ double mean_kl(std::span<const float> own, std::span<const float> golden, size_t
       kl += std::exp(log_p) * (log_p - (own[i] - own_sum));
     }
   }
-  return kl / static_cast<double>(own.size() / width);
+  const size_t rows = own.size() / width;
+  return kl / static_cast<double>(rows);
 }
 
 std::string case_name(const ::testing::TestParamInfo<Case>& test) {

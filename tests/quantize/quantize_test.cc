@@ -76,7 +76,7 @@ nlohmann::json tiny_config() {
 
 fs::path tiny_checkpoint(const std::string& name,
                          const std::function<void(const std::string&, std::vector<uint16_t>&)>& edit = {}) {
-  const fs::path directory = fresh(name);
+  fs::path directory = fresh(name);
   fs::create_directories(directory);
   const ModelConfig config = ModelConfig::from_json(tiny_config(), "tiny");
   std::vector<TensorSpec> specs;

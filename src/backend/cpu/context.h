@@ -51,9 +51,11 @@ enum class Scratch {
 
 class Context {
  public:
-  Context(int n_threads, const Family& kernels) : family(kernels), pool(n_threads) {}
+  Context(int n_threads, const Family& kernels, bool one_class)
+      : family(kernels), deterministic(one_class), pool(n_threads) {}
 
   const Family& family;
+  const bool deterministic;  // a token's role chooses no precision
   ThreadPool pool;
   uint64_t serial = 1;  // of the work being enqueued
 

@@ -42,7 +42,7 @@ namespace {
 
 /// What the device's streams share. The lock is held for an op at a time: streams of different threads take turns.
 struct Engine {
-  Engine(int n_threads, const Family& family) : context(n_threads, family) {}
+  Engine(int n_threads, const Family& family, bool deterministic) : context(n_threads, family, deterministic) {}
   std::mutex mutex;
   Context context;
 };
@@ -112,7 +112,8 @@ class CpuStream : public Stream {
 
 class CpuDevice : public Device {
  public:
-  CpuDevice(int n_threads, const Family& family) : engine_(std::make_shared<Engine>(n_threads, family)) {
+  CpuDevice(int n_threads, const Family& family, bool deterministic)
+      : engine_(std::make_shared<Engine>(n_threads, family, deterministic)) {
     info_.name = "cpu";
     info_.description = fmt::format("{}, {} {}, {} kernels", processor_name(), n_threads,
                                     n_threads == 1 ? "thread" : "threads", family.name);
@@ -146,7 +147,7 @@ std::unique_ptr<Device> make_cpu_device(const DeviceOptions& options) {
     throw Error(ErrorCode::kUsage, fmt::format("threads = {}: expected 0 (one a core) or more", options.threads));
   }
   return std::make_unique<cpu::CpuDevice>(options.threads > 0 ? options.threads : cpu::usable_cores(),
-                                          cpu::choose_family(options.kernels));
+                                          cpu::choose_family(options.kernels), options.deterministic);
 }
 
 }  // namespace marlin

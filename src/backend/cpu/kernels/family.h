@@ -37,7 +37,8 @@ struct AccumulateArgs {
 };
 
 /// Rows [row, row + n_rows) of one FP4 plane times n_x token rows that `split` has written: out[j][i] is set, or added
-/// to. scratch: fp4_scratch_bytes(in_features), 64-byte aligned.
+/// to. `high_only` takes the rows' high plane for the whole row. scratch: fp4_scratch_bytes(in_features), 64-byte
+/// aligned.
 struct Fp4DotArgs {
   const uint8_t* codes;
   const uint16_t* scales;
@@ -49,6 +50,7 @@ struct Fp4DotArgs {
   int64_t n_x;
   float* const* out;
   bool add;
+  bool high_only;
   uint8_t* scratch;
 };
 

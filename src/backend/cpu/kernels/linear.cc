@@ -16,12 +16,13 @@ void linear(Context& ctx, const LinearArgs& args) {
   const int64_t width = weight.in_features;
   const float* x = ctx.in<float>(args.x, extent(args.rows, args.x_stride, width));
   float* out = ctx.out<float>(args.out, extent(args.rows, args.out_stride, weight.out_features));
-  const TokenRows tokens = split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, *args.weight), x, args.rows, width,
-                                      [&](int64_t t) { return t * args.x_stride; });
+  const TokenRows tokens =
+      split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, *args.weight), x, args.rows, width,
+                 plane_roles(ctx, args.roles, args.rows), [&](int64_t t) { return t * args.x_stride; });
   const PerWorker<uint8_t> scratch = ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(width));
   ctx.pool.parallel_for(weight.out_features, [&](int64_t begin, int64_t end, int worker) {
     linear_rows(
-        weight, begin, end, args.rows, scratch[worker], [&](int64_t t) { return tokens.row(t * args.x_stride, t); },
+        weight, begin, end, args.rows, scratch[worker], [&](int64_t t) { return tokens.row(t * args.x_stride, t, t); },
         [&](int64_t t) { return out + t * args.out_stride + begin; });
   });
 }
@@ -59,8 +60,9 @@ void mla_unabsorb(Context& ctx, const MlaUnabsorbArgs& args) {
   const float* latent = ctx.in<float>(args.o_latent, static_cast<int64_t>(args.rows) * s.heads * s.latent);
   float* out = ctx.out<float>(args.out, static_cast<int64_t>(args.rows) * s.heads * s.value);
   const int64_t n_rows = static_cast<int64_t>(args.rows) * s.heads;
-  const TokenRows tokens = split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, *args.kv_b), latent, n_rows,
-                                      s.latent, [&](int64_t i) { return i * s.latent; });
+  const TokenRows tokens =
+      split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, *args.kv_b), latent, n_rows, s.latent,
+                 plane_roles(ctx, args.roles, args.rows), [&](int64_t i) { return i * s.latent; });
   const PerWorker<uint8_t> scratch = ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(s.latent));
   ctx.pool.parallel_for(static_cast<int64_t>(s.heads) * s.value, [&](int64_t begin, int64_t end, int worker) {
     while (begin < end) {
@@ -70,7 +72,7 @@ void mla_unabsorb(Context& ctx, const MlaUnabsorbArgs& args) {
       const int64_t first = h * (s.nope + s.value) + s.nope + v;
       linear_rows(
           weight, first, first + n_values, args.rows, scratch[worker],
-          [&](int64_t t) { return tokens.row((t * s.heads + h) * s.latent, t * s.heads + h); },
+          [&](int64_t t) { return tokens.row((t * s.heads + h) * s.latent, t * s.heads + h, t); },
           [&](int64_t t) { return out + (t * s.heads + h) * s.value + v; });
       begin += n_values;
     }

@@ -115,8 +115,14 @@ void for_experts(const Groups& groups, const Body& body) {
 
 // ---- fused_moe ---------------------------------------------------------------------------------------------------
 
-// Rows of an expert computed at a time for all its tokens: the unit that gate, up and the weighted sum meet in.
-constexpr int64_t kTile = kRowBlock;
+/// Rows of an expert computed at a time for all its tokens: the unit that gate, up and the weighted sum meet in. Long
+/// enough to be one stream of memory, short enough for every thread to have several and for the results of many tokens
+/// to stay in the second-level cache.
+int64_t tile_rows(int64_t rows, int64_t tokens, int n_threads) {
+  const int64_t longest = tokens > 16 ? 64 : 256;
+  const int64_t share = rows / (int64_t{n_threads} * ThreadPool::kChunksPerThread);
+  return std::clamp((share + kRowBlock - 1) / kRowBlock * kRowBlock, kRowBlock, longest);
+}
 
 struct FusedWork {
   const FusedMoeArgs& args;
@@ -128,8 +134,9 @@ struct FusedWork {
   float* out;
   int64_t width;         // of x and out
   int64_t intermediate;  // of hidden
+  int64_t tile_rows;
   PerWorker<uint8_t> decoded;
-  PerWorker<float> tile;  // [2, pairs, kTile] of gate and up; [pairs + rows, kTile] of down
+  PerWorker<float> tile;  // [2, rows, tile_rows] of gate and up; [pairs + rows, tile_rows] of down
 
   int64_t slots() const { return args.top_k + 1; }
 
@@ -138,62 +145,64 @@ struct FusedWork {
   void gate_up(const LinearWeight& gate, const LinearWeight& up, int64_t first, int64_t n, int64_t count, int worker,
                const XRow& x_row, const HiddenRow& hidden_row) const {
     float* g = tile[worker];
-    float* u = g + count * kTile;
+    float* u = g + count * tile_rows;
     linear_rows(resolve(ctx, gate), first, first + n, count, decoded[worker], x_row,
-                [&](int64_t i) { return g + i * kTile; });
+                [&](int64_t i) { return g + i * tile_rows; });
     linear_rows(resolve(ctx, up), first, first + n, count, decoded[worker], x_row,
-                [&](int64_t i) { return u + i * kTile; });
+                [&](int64_t i) { return u + i * tile_rows; });
     for (int64_t i = 0; i < count; ++i) {
       float* to = hidden_row(i) + first;
-      for (int64_t r = 0; r < n; ++r) to[r] = silu_times(g[i * kTile + r], u[i * kTile + r]);
+      for (int64_t r = 0; r < n; ++r) to[r] = silu_times(g[i * tile_rows + r], u[i * tile_rows + r]);
     }
   }
 
   void first_half(int64_t first, int64_t n, int worker) const {
+    const auto x_row = [&](int64_t t) { return x.row(t * args.x_stride, t, t); };
     for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
       const auto index = static_cast<size_t>(e);
       gate_up(
           args.gate->experts[index], args.up->experts[index], first, n, count, worker,
-          [&](int64_t i) { return x.row(pairs[i] / args.top_k * args.x_stride, pairs[i] / args.top_k); },
+          [&](int64_t i) { return x_row(pairs[i] / args.top_k); },
           [&](int64_t i) { return hidden + (pairs[i] / args.top_k * slots() + pairs[i] % args.top_k) * intermediate; });
     });
     if (args.shared_gate == nullptr) return;
-    gate_up(
-        *args.shared_gate, *args.shared_up, first, n, args.rows, worker,
-        [&](int64_t t) { return x.row(t * args.x_stride, t); },
-        [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; });
+    gate_up(*args.shared_gate, *args.shared_up, first, n, args.rows, worker, x_row,
+            [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; });
   }
 
   void second_half(const TokenRows& activated, int64_t first, int64_t n, int worker) const {
-    const auto row = [&](int64_t i) { return activated.row(i * intermediate, i); };
-    float* routed = tile[worker];  // [rows, top_k, kTile]
-    float* shared = routed + int64_t{args.rows} * args.top_k * kTile;
+    const auto row = [&](int64_t t, int64_t slot) {
+      const int64_t i = t * slots() + slot;
+      return activated.row(i * intermediate, i, t);
+    };
+    float* routed = tile[worker];  // [rows, top_k, tile_rows]
+    float* shared = routed + int64_t{args.rows} * args.top_k * tile_rows;
     for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
       linear_rows(
           resolve(ctx, args.down->experts[static_cast<size_t>(e)]), first, first + n, count, decoded[worker],
-          [&](int64_t i) { return row(pairs[i] / args.top_k * slots() + pairs[i] % args.top_k); },
-          [&](int64_t i) { return routed + pairs[i] * kTile; });
+          [&](int64_t i) { return row(pairs[i] / args.top_k, pairs[i] % args.top_k); },
+          [&](int64_t i) { return routed + pairs[i] * tile_rows; });
     });
     if (args.shared_down != nullptr) {
       linear_rows(
           resolve(ctx, *args.shared_down), first, first + n, args.rows, decoded[worker],
-          [&](int64_t t) { return row(t * slots() + args.top_k); }, [&](int64_t t) { return shared + t * kTile; });
+          [&](int64_t t) { return row(t, args.top_k); }, [&](int64_t t) { return shared + t * tile_rows; });
     }
     for (int64_t t = 0; t < args.rows; ++t) {
       float* to = out + t * width + first;
       for (int64_t r = 0; r < n; ++r) {
-        to[r] = rank_sum(weights + t * args.top_k, routed + t * args.top_k * kTile + r, kTile, args.top_k);
-        if (args.shared_down != nullptr) to[r] += shared[t * kTile + r];
+        to[r] = rank_sum(weights + t * args.top_k, routed + t * args.top_k * tile_rows + r, tile_rows, args.top_k);
+        if (args.shared_down != nullptr) to[r] += shared[t * tile_rows + r];
       }
     }
   }
 };
 
-/// Calls body(first, n, worker) for tiles of at most kTile rows of [0, rows).
+/// Calls body(first, n, worker) for tiles of at most `tile` rows of [0, rows).
 template <typename Body>
-void for_tiles(ThreadPool& pool, int64_t rows, const Body& body) {
-  pool.parallel_for((rows + kTile - 1) / kTile, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t i = begin; i < end; ++i) body(i * kTile, std::min(kTile, rows - i * kTile), worker);
+void for_tiles(ThreadPool& pool, int64_t rows, int64_t tile, const Body& body) {
+  pool.parallel_for((rows + tile - 1) / tile, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i) body(i * tile, std::min(tile, rows - i * tile), worker);
   });
 }
 
@@ -235,13 +244,16 @@ void expert_linear(Context& ctx, const ExpertLinearArgs& args) {
   };
   const TokenRows tokens =
       split_rows(ctx, Scratch::kPlanes, uses_planes(ctx.family, experts.front()), x, own ? n_pairs : args.rows, width,
-                 [&](int64_t i) { return offset(own ? i : i * args.top_k); });
+                 plane_roles(ctx, args.roles, args.rows), [&](int64_t i) { return offset(own ? i : i * args.top_k); });
   const PerWorker<uint8_t> scratch = ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(width));
   ctx.pool.parallel_for(n_out, [&](int64_t begin, int64_t end, int worker) {
     for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
       linear_rows(
           resolve(ctx, experts[static_cast<size_t>(e)]), begin, end, count, scratch[worker],
-          [&](int64_t i) { return tokens.row(offset(pairs[i]), own ? pairs[i] : pairs[i] / args.top_k); },
+          [&](int64_t i) {
+            const int64_t token = pairs[i] / args.top_k;
+            return tokens.row(offset(pairs[i]), own ? pairs[i] : token, token);
+          },
           [&](int64_t i) { return out + pairs[i] * n_out + begin; });
     });
   });
@@ -276,22 +288,25 @@ void fused_moe(Context& ctx, const FusedMoeArgs& args) {
   const bool split_hidden = uses_planes(family, args.down->experts.front()) ||
                             (args.shared_down != nullptr && uses_planes(family, *args.shared_down));
   const float* x = ctx.in<float>(args.x, extent(args.rows, args.x_stride, width));
-  const FusedWork work{
-      args,
-      ctx,
-      group_by_expert(ctx, ids, n_pairs, static_cast<int>(args.gate->experts.size())),
-      split_rows(ctx, Scratch::kPlanes, split_x, x, args.rows, width, [&](int64_t t) { return t * args.x_stride; }),
-      ctx.in<float>(args.weights, n_pairs),
-      ctx.out<float>(args.hidden, (n_pairs + args.rows) * intermediate),
-      ctx.out<float>(args.out, args.rows * width),
-      width,
-      intermediate,
-      ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(std::max(width, intermediate))),
-      ctx.per_worker<float>(Scratch::kRows, 2 * (n_pairs + args.rows) * kTile)};
-  for_tiles(ctx.pool, intermediate, [&](int64_t first, int64_t n, int w) { work.first_half(first, n, w); });
+  const uint8_t* roles = plane_roles(ctx, args.roles, args.rows);
+  const int64_t tile = tile_rows(std::min(width, intermediate), args.rows, ctx.pool.size());
+  const FusedWork work{args,
+                       ctx,
+                       group_by_expert(ctx, ids, n_pairs, static_cast<int>(args.gate->experts.size())),
+                       split_rows(ctx, Scratch::kPlanes, split_x, x, args.rows, width, roles,
+                                  [&](int64_t t) { return t * args.x_stride; }),
+                       ctx.in<float>(args.weights, n_pairs),
+                       ctx.out<float>(args.hidden, (n_pairs + args.rows) * intermediate),
+                       ctx.out<float>(args.out, args.rows * width),
+                       width,
+                       intermediate,
+                       tile,
+                       ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(std::max(width, intermediate))),
+                       ctx.per_worker<float>(Scratch::kRows, 2 * (n_pairs + args.rows) * tile)};
+  for_tiles(ctx.pool, intermediate, tile, [&](int64_t first, int64_t n, int w) { work.first_half(first, n, w); });
   const TokenRows activated = split_rows(ctx, Scratch::kHiddenPlanes, split_hidden, work.hidden, n_pairs + args.rows,
-                                         intermediate, [&](int64_t i) { return i * intermediate; });
-  for_tiles(ctx.pool, width, [&](int64_t first, int64_t n, int w) { work.second_half(activated, first, n, w); });
+                                         intermediate, roles, [&](int64_t i) { return i * intermediate; });
+  for_tiles(ctx.pool, width, tile, [&](int64_t first, int64_t n, int w) { work.second_half(activated, first, n, w); });
 }
 
 }  // namespace marlin::cpu

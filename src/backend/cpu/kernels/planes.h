@@ -11,11 +11,14 @@
 // The error of an x is at most m / 65278, about 1.5e-5 of the largest in its block. A block that holds a NaN or an
 // infinity gives NaN.
 //
+// The high plane alone is a row of its own: q = 256 hi, one int8 a value, an error of at most m / 255. It takes half
+// the products and serves prompts (Role::kPrompt) where speed counts; what it costs is in PERF.md.
+//
 // Row:    | FP32 factor of each block, padded to 64 bytes | block 0 | block 1 | …   (the last block padded with 0)
-// Block:  | hi of even k: 64 | hi of odd k: 64 | lo of even k: 64 | lo of odd k: 64 | sums: 16 int32 |
+// Block:  | hi of even k: 64 | hi of odd k: 64 | lo of even k: 64 | lo of odd k: 64 | sums: 16 int32 | high sums: 16 |
 // A 64-byte line of codes has even k in its low nibbles and odd k in its high ones; hence the order.
-// The unsigned operand of the dot product instructions is 2w + 12. `sums` takes the 12 off again: the four values from
-// 4 c on are all 12 * (sum of q over k in [32 c, 32 c + 32)).
+// The unsigned operand of some dot product instructions is 2w + 12. `sums` takes the 12 off again: the four values from
+// 4 c on are all 12 * (sum of q over k in [32 c, 32 c + 32)); `high sums` are the same of 256 hi.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +28,9 @@ namespace marlin::cpu {
 
 enum : int64_t {
   kPlaneBlock = 128,
-  kPlaneBlockBytes = 320,
+  kPlaneBlockBytes = 384,
   kPlaneSums = 256,    // offset of the sums in a block
+  kHighSums = 320,     // offset of the high plane's sums
   kPlaneSteps = 32639  // the largest |q|
 };
 /// A block whose largest magnitude is below this counts as zeros: the reciprocal would overflow.

@@ -57,8 +57,9 @@ inline float split_block(const float* x, int64_t n, uint8_t* block) {
   const __m512 inverse = _mm512_set1_ps(usable ? static_cast<float>(kPlaneSteps) / m : 0.0f);
   alignas(64) int8_t hi[128];
   alignas(64) int8_t lo[128];
-  int32_t sums[4];
+  alignas(16) int32_t sums[2][4];  // of q, and of 256 hi
   __m512i sum = _mm512_setzero_si512();
+  __m512i high_sum = sum;
   for (int i = 0; i < 8; ++i) {
     const __m512 value = odd_ones == 0 ? v[i] : _mm512_setzero_ps();
     const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(value, inverse));
@@ -66,9 +67,11 @@ inline float split_block(const float* x, int64_t n, uint8_t* block) {
     _mm_store_si128(reinterpret_cast<__m128i*>(hi + 16 * i), low_bytes(high));
     _mm_store_si128(reinterpret_cast<__m128i*>(lo + 16 * i), low_bytes(q));  // mod 256: q - 256 hi
     sum = _mm512_add_epi32(sum, q);
+    high_sum = _mm512_add_epi32(high_sum, high);
     if (i % 2 == 1) {
-      sums[i / 2] = 12 * _mm512_reduce_add_epi32(sum);
-      sum = _mm512_setzero_si512();
+      sums[0][i / 2] = 12 * _mm512_reduce_add_epi32(sum);
+      sums[1][i / 2] = 12 * 256 * _mm512_reduce_add_epi32(high_sum);
+      sum = high_sum = _mm512_setzero_si512();
     }
   }
   const int8_t* planes[2] = {hi, lo};
@@ -80,9 +83,11 @@ inline float split_block(const float* x, int64_t n, uint8_t* block) {
       _mm256_storeu_si256(even + 2, _mm512_cvtepi16_epi8(_mm512_srli_epi16(both, 8)));
     }
   }
-  const __m512i each = _mm512_castsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sums)));
   const __m512i four_times = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  _mm512_storeu_si512(block + kPlaneSums, _mm512_permutexvar_epi32(four_times, each));
+  for (int p = 0; p < 2; ++p) {
+    const __m512i each = _mm512_castsi128_si512(_mm_load_si128(reinterpret_cast<const __m128i*>(sums[p])));
+    _mm512_storeu_si512(block + (p == 0 ? kPlaneSums : kHighSums), _mm512_permutexvar_epi32(four_times, each));
+  }
   if (odd_ones != 0) return __builtin_nanf("");
   return usable ? m / static_cast<float>(kPlaneSteps) * 0.5f : 0.0f;
 }
@@ -120,7 +125,7 @@ inline void load_scales(const uint16_t* const (&rows)[4], int64_t first, int64_t
 constexpr int64_t kPrefetchBytes = 6144;
 
 /// Four weight rows from args.row + i (fewer at the end: the last one stands in) times kX token rows from j.
-template <int kGroup, int kX>
+template <int kGroup, int kX, bool kHighOnly>
 inline void rows_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
   constexpr int kGroups = 128 / kGroup;  // in a block
   const int64_t row_bytes = args.in_features / 2;
@@ -162,9 +167,13 @@ inline void rows_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
       for (int r = 0; r < 4; ++r) {
         __m512i s = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[r].even, load(x));
         s = _mm512_slli_epi32(_mm512_dpbusd_epi32(s, w[r].odd, load(x + 64)), 8);
-        sum[r] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(s, w[r].even, load(x + 128)), w[r].odd, load(x + 192));
+        if constexpr (!kHighOnly) {
+          s = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(s, w[r].even, load(x + 128)), w[r].odd, load(x + 192));
+        }
+        sum[r] = s;
       }
-      const __m512i chunks = _mm512_sub_epi32(add_lanes(sum[0], sum[1], sum[2], sum[3]), load(x + kPlaneSums));
+      const __m512i offsets = load(x + (kHighOnly ? kHighSums : kPlaneSums));
+      const __m512i chunks = _mm512_sub_epi32(add_lanes(sum[0], sum[1], sum[2], sum[3]), offsets);
       const __m128 factor = _mm_set1_ps(factors[t][b]);
       const auto scale = [&](int64_t g) {
         return _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales + (b * kGroups + g) % 8)));
@@ -199,20 +208,20 @@ inline void rows_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
   }
 }
 
-template <int kGroup>
+template <int kGroup, bool kHighOnly>
 inline void rows(const Fp4DotArgs& args) {
   for (int64_t i = 0; i < args.n_rows; i += 4) {
     int64_t j = 0;
-    for (; j + 4 <= args.n_x; j += 4) rows_tile<kGroup, 4>(args, i, j);
+    for (; j + 4 <= args.n_x; j += 4) rows_tile<kGroup, 4, kHighOnly>(args, i, j);
     switch (args.n_x - j) {
       case 3:
-        rows_tile<kGroup, 3>(args, i, j);
+        rows_tile<kGroup, 3, kHighOnly>(args, i, j);
         break;
       case 2:
-        rows_tile<kGroup, 2>(args, i, j);
+        rows_tile<kGroup, 2, kHighOnly>(args, i, j);
         break;
       case 1:
-        rows_tile<kGroup, 1>(args, i, j);
+        rows_tile<kGroup, 1, kHighOnly>(args, i, j);
         break;
       default:
         break;
@@ -303,8 +312,8 @@ inline void add_plane(const uint8_t* panel, const uint8_t* const (&x)[kX], int64
   }
 }
 
-template <int kGroup, int kX>
-inline void panel_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
+template <int kGroup, int kX, bool kHighOnly>
+inline void panel_tile(const Fp4DotArgs& args, int64_t i, int64_t j, const uint8_t* ahead) {
   constexpr int kGroups = 128 / kGroup;
   constexpr int kLines = 16 / kGroups;  // of each half, in a group
   const int64_t n_groups = args.in_features / kGroup;
@@ -321,17 +330,22 @@ inline void panel_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
     const int64_t b = g / kGroups;
     const int begin = static_cast<int>(g % kGroups) * kLines;
     const uint8_t* panel = args.scratch + b * kPanelBytes;
+    if (ahead != nullptr) {
+      for (int line = 0; line < kLines; ++line)
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * line), _MM_HINT_T1);
+      ahead += 64 * kLines;
+    }
     __m512i sum[kX];
     for (int t = 0; t < kX; ++t) sum[t] = _mm512_setzero_si512();
     add_plane(panel, x, 0, begin, begin + kLines, sum);
     for (int t = 0; t < kX; ++t) sum[t] = _mm512_slli_epi32(sum[t], 8);
-    add_plane(panel, x, 128, begin, begin + kLines, sum);
+    if constexpr (!kHighOnly) add_plane(panel, x, 128, begin, begin + kLines, sum);
     const __m512 scale = _mm512_load_ps(scales + g * kPanelRows);
     for (int t = 0; t < kX; ++t) {
       int32_t offset = 0;
       for (int c = begin / 4; c < (begin + kLines) / 4; ++c) {
         int32_t part;
-        __builtin_memcpy(&part, x[t] + kPlaneSums + 16 * c, 4);
+        __builtin_memcpy(&part, x[t] + (kHighOnly ? kHighSums : kPlaneSums) + 16 * c, 4);
         offset += part;
       }
       const __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[t], _mm512_set1_epi32(offset)));
@@ -348,27 +362,39 @@ inline void panel_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
   }
 }
 
-template <int kGroup>
+template <int kGroup, bool kHighOnly>
 inline void panel(const Fp4DotArgs& args) {
   for (int64_t i = 0; i < args.n_rows; i += kPanelRows) {
     build_panel(args, i);
+    // Sixteen rows at a time are too many streams for the memory's own prefetcher: the next panel's lines are fetched
+    // in order of address while the first tokens compute.
+    const uint8_t* ahead = args.codes + (args.row + i + kPanelRows) * (args.in_features / 2);
     int64_t j = 0;
-    for (; j + 8 <= args.n_x; j += 8) panel_tile<kGroup, 8>(args, i, j);
-    for (; j + 4 <= args.n_x; j += 4) panel_tile<kGroup, 4>(args, i, j);
-    for (; j < args.n_x; ++j) panel_tile<kGroup, 1>(args, i, j);
+    for (; j + 8 <= args.n_x; j += 8) panel_tile<kGroup, 8, kHighOnly>(args, i, j, j == 0 ? ahead : nullptr);
+    for (; j + 4 <= args.n_x; j += 4) panel_tile<kGroup, 4, kHighOnly>(args, i, j, nullptr);
+    if (j + 2 <= args.n_x) {
+      panel_tile<kGroup, 2, kHighOnly>(args, i, j, nullptr);
+      j += 2;
+    }
+    if (j < args.n_x) panel_tile<kGroup, 1, kHighOnly>(args, i, j, nullptr);
   }
 }
 
 // From this many token rows on, decoding and transposing 16 rows pays (PERF.md).
 constexpr int64_t kPanelTokens = 8;
 
-template <int kGroup>
+template <int kGroup, bool kHighOnly>
 inline void fp4_dot(const Fp4DotArgs& args) {
   if (args.n_x >= kPanelTokens && args.n_rows >= kPanelRows) {
-    panel<kGroup>(args);
+    panel<kGroup, kHighOnly>(args);
   } else {
-    rows<kGroup>(args);
+    rows<kGroup, kHighOnly>(args);
   }
+}
+
+template <int kGroup>
+inline void fp4_dot(const Fp4DotArgs& args) {
+  args.high_only ? fp4_dot<kGroup, true>(args) : fp4_dot<kGroup, false>(args);
 }
 
 }  // namespace

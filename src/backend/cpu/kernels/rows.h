@@ -48,10 +48,12 @@ inline void accumulate_rows(const Family& family, const float* rows, int64_t str
   }
 }
 
-/// A token row as kernels read it: in FP32, and as int8 planes where the family multiplies those.
+/// A token row as kernels read it: in FP32, and as int8 planes where the family multiplies those; of a prompt's token
+/// the high plane alone, unless the device is deterministic.
 struct TokenRow {
   const float* x = nullptr;
   const uint8_t* planes = nullptr;
+  bool high_only = false;
 };
 
 inline bool uses_planes(const Family& family, const LinearWeight& weight) {
@@ -61,24 +63,32 @@ inline bool uses_planes(const Family& family, const LinearWeight& weight) {
 /// Token rows of `width` values in both forms.
 class TokenRows {
  public:
-  TokenRows(const float* x, const uint8_t* planes, int64_t width)
-      : x_(x), planes_(planes), plane_bytes_(plane_row_bytes(width)) {}
-  /// The row that starts at x[offset] and was the `index`-th to be split.
-  TokenRow row(int64_t offset, int64_t index) const {
-    return {x_ + offset, planes_ != nullptr ? planes_ + index * plane_bytes_ : nullptr};
+  TokenRows(const float* x, const uint8_t* planes, int64_t width, const uint8_t* roles)
+      : x_(x), planes_(planes), plane_bytes_(plane_row_bytes(width)), roles_(roles) {}
+  /// The row that starts at x[offset], was the `index`-th to be split and belongs to this token.
+  TokenRow row(int64_t offset, int64_t index, int64_t token) const {
+    if (planes_ == nullptr) return {x_ + offset, nullptr, false};
+    const bool prompt = roles_ != nullptr && roles_[token] == static_cast<uint8_t>(Role::kPrompt);
+    return {x_ + offset, planes_ + index * plane_bytes_, prompt};
   }
 
  private:
   const float* x_;
   const uint8_t* planes_;
   int64_t plane_bytes_;
+  const uint8_t* roles_;  // of the tokens; null: all compute alike
 };
+
+/// The roles that choose between one and two planes; null when they choose nothing.
+inline const uint8_t* plane_roles(const Context& ctx, View roles, int64_t tokens) {
+  return roles && !ctx.deterministic ? ctx.in<uint8_t>(roles, tokens) : nullptr;
+}
 
 /// Rows x[offset(i) ..] for i < n, split into planes if `wanted`. Call outside a parallel region.
 template <typename Offset>
 inline TokenRows split_rows(Context& ctx, Scratch name, bool wanted, const float* x, int64_t n, int64_t width,
-                            const Offset& offset) {
-  if (!wanted) return {x, nullptr, width};
+                            const uint8_t* roles, const Offset& offset) {
+  if (!wanted) return {x, nullptr, width, nullptr};
   const int64_t bytes = plane_row_bytes(width);
   uint8_t* planes = ctx.shared<uint8_t>(name, n * bytes);
   const auto split = [&](int64_t begin, int64_t end, int) {
@@ -91,7 +101,7 @@ inline TokenRows split_rows(Context& ctx, Scratch name, bool wanted, const float
   } else {
     ctx.pool.parallel_for(n, split);
   }
-  return {x, planes, width};
+  return {x, planes, width, roles};
 }
 
 /// Bytes of the scratch that linear_rows needs.
@@ -100,21 +110,24 @@ inline int64_t linear_scratch(int64_t in_features) {
                            fp4_scratch_bytes(in_features));
 }
 
+/// linear_rows by planes, of the token rows whose `high_only` is as given.
 template <typename XRow, typename OutRow>
-inline void plane_rows(const Weight& weight, int64_t begin, int64_t end, int64_t n, uint8_t* scratch, const XRow& x_row,
-                       const OutRow& out_row) {
+inline void plane_rows(const Weight& weight, int64_t begin, int64_t end, int64_t n, bool high_only, uint8_t* scratch,
+                       const XRow& x_row, const OutRow& out_row) {
   const uint8_t* x[kCallRows];
   float* out[kCallRows];
-  for (int64_t first = 0; first < n; first += kCallRows) {
-    const int64_t count = std::min(kCallRows, n - first);
-    for (int64_t j = 0; j < count; ++j) {
-      x[j] = x_row(first + j).planes;
-      out[j] = out_row(first + j);
+  for (int64_t j = 0; j < n;) {
+    int64_t count = 0;
+    for (; j < n && count < kCallRows; ++j) {
+      const TokenRow row = x_row(j);
+      if (row.high_only != high_only) continue;
+      x[count] = row.planes;
+      out[count++] = out_row(j);
     }
-    for (int p = 0; p < weight.n_planes; ++p) {
+    for (int p = 0; p < weight.n_planes && count > 0; ++p) {
       const Fp4Plane& plane = weight.planes[p];
       weight.family->fp4_dot({plane.codes, plane.scales, plane.group_size, weight.in_features, begin, end - begin, x,
-                              count, out, p > 0, scratch});
+                              count, out, p > 0, high_only, scratch});
     }
   }
 }
@@ -124,7 +137,8 @@ template <typename XRow, typename OutRow>
 inline void linear_rows(const Weight& weight, int64_t begin, int64_t end, int64_t n, uint8_t* scratch,
                         const XRow& x_row, const OutRow& out_row) {
   if (weight.n_planes > 0 && weight.family->fp4_dot != nullptr) {
-    plane_rows(weight, begin, end, n, scratch, x_row, out_row);
+    plane_rows(weight, begin, end, n, false, scratch, x_row, out_row);
+    plane_rows(weight, begin, end, n, true, scratch, x_row, out_row);
   } else {
     auto* decoded = reinterpret_cast<float*>(scratch);
     for_row_blocks(weight, begin, end, decoded, [&](int64_t first, int64_t count, const float* rows) {
