@@ -29,9 +29,10 @@ KvType parse_kv_type(const std::string& name) {
 /// A model that is fed known tokens and gives the logits of each.
 class TeacherForced {
  public:
-  TeacherForced(const std::filesystem::path& directory, const EvalOptions& options, int max_positions)
+  TeacherForced(const std::filesystem::path& directory, const EvalOptions& options, bool deterministic,
+                int max_positions)
       : checkpoint_(Checkpoint::open(directory)),
-        device_(make_device(options.device, {.threads = options.threads, .deterministic = options.deterministic})),
+        device_(make_device(options.device, {.threads = options.threads, .deterministic = deterministic})),
         stream_(device_->make_stream()),
         model_(Model::load(checkpoint_, *device_,
                            {.max_tokens = kChunk,
@@ -223,10 +224,11 @@ EvalResult evaluate(const EvalOptions& options) {
   const std::vector<Window> windows = read_windows(options.text, options.model, options.windows);
   size_t longest = 0;
   for (const Window& window : windows) longest = std::max(longest, window.ids.size());
-  TeacherForced model(options.model, options, static_cast<int>(longest));
+  TeacherForced model(options.model, options, options.deterministic, static_cast<int>(longest));
   std::unique_ptr<TeacherForced> reference;
   if (!options.reference.empty()) {
-    reference = std::make_unique<TeacherForced>(options.reference, options, static_cast<int>(longest));
+    // The reference is the best that the device can do, so that the figures hold what the numerics class costs, too.
+    reference = std::make_unique<TeacherForced>(options.reference, options, true, static_cast<int>(longest));
     if (reference->config().vocab_size != model.config().vocab_size) {
       throw Error(ErrorCode::kUsage,
                   fmt::format("the reference {} has {} ids, the model {}; expected the same vocabulary",
@@ -245,7 +247,7 @@ EvalResult evaluate(const EvalOptions& options) {
 
 void write_logits(const EvalOptions& options, const std::filesystem::path& ids_file, const std::filesystem::path& out) {
   const std::vector<int32_t> ids = read_ids(ids_file);
-  TeacherForced model(options.model, options, static_cast<int>(ids.size()));
+  TeacherForced model(options.model, options, options.deterministic, static_cast<int>(ids.size()));
   const int vocab = model.config().vocab_size;
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab) {
