@@ -15,7 +15,7 @@ namespace marlin {
 struct SynthOptions {
   uint64_t seed = 0;
   uint64_t max_shard_bytes = uint64_t{4} << 30;
-  std::optional<uint64_t> free_bytes;  // instead of asking the file system, for tests
+  std::optional<uint64_t> free_bytes = {};  // instead of asking the file system, for tests
   ProgressFn progress = {};
 };
 
