@@ -14,6 +14,7 @@ using Action = std::function<int()>;
 void add_generate(CLI::App& parent, Action& action);
 void add_chat(CLI::App& parent, Action& action);
 void add_quantize(CLI::App& parent, Action& action);
+void add_synth(CLI::App& parent, Action& action);
 void add_repair(CLI::App& parent, Action& action);
 void add_inspect(CLI::App& parent, Action& action);
 void add_eval(CLI::App& parent, Action& action);

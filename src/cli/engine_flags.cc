@@ -55,6 +55,7 @@ void print_model(const ModelInfo& info, bool verbose) {
   fmt::print(stderr, "{} on {}: {} of weights{}, context {} of {}, KV cache {} ({} a token), loaded in {:.1f} s\n",
              info.name, info.device, human_bytes(info.weight_bytes), info.synthetic ? " (synthetic)" : "", info.context,
              info.model_context, info.kv_type, human_bytes(info.kv_bytes_per_token), info.load_seconds);
+  if (info.synthetic) fmt::print(stderr, "warning: {} is synthetic: random weights, which talk nonsense\n", info.name);
   if (!verbose) return;
   fmt::print(stderr, "{}, vocabulary {}, {} MTP layer; device: {}\n", info.architecture, info.vocab_size,
              info.has_mtp ? "with an" : "no", info.device_description);

@@ -85,6 +85,7 @@ int run(int argc, char** argv) {
   add_chat(*mmfp4, action);
   add_quantize(*mmfp4, action);
   add_repair(*mmfp4, action);
+  add_synth(*mmfp4, action);
   add_inspect(*mmfp4, action);
   add_eval(*mmfp4, action);
   add_doctor(app, action);

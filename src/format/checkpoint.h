@@ -17,6 +17,9 @@ namespace marlin {
 
 struct CheckpointContents;
 
+/// In a directory with a file of this name a writer is at work or was interrupted: it is no checkpoint yet.
+inline constexpr const char* kUnfinishedName = "INCOMPLETE";
+
 /// One plane of MMFP4 weights in layout R: packed codes [out, in/8] U32 and scales [out, in/group_size] F16.
 struct Fp4Plane {
   TensorView weight;

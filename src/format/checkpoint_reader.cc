@@ -58,6 +58,13 @@ class CheckpointReader {
 };
 
 void CheckpointReader::read_config() {
+  if (std::filesystem::exists(directory_ / kUnfinishedName)) {
+    throw Error(
+        ErrorCode::kBadFile,
+        fmt::format("{} is unfinished: {} marks a `metal-marlin mmfp4 synth` that is running or was interrupted; "
+                    "let it end, run it again, or remove the directory",
+                    directory_.string(), kUnfinishedName));
+  }
   const std::filesystem::path path = directory_ / "config.json";
   config = parse_json_object(read_text_file(path), path.string());
   if (const auto it = config.find("quantization_config"); it != config.end() && !it->is_null()) {

@@ -151,6 +151,9 @@ Inspection inspect_checkpoint(const std::filesystem::path& directory) {
       Checkpoint::open(directory, {.layout = {}, .check_scales = false, .tolerate_missing = true});
   const ModelConfig config = ModelConfig::from_json(checkpoint.config(), (directory / "config.json").string());
   Inspection result = Inspector(checkpoint, config).run();
+  if (const auto it = checkpoint.config().find("synthetic"); it != checkpoint.config().end() && *it == true) {
+    result.notes.emplace_back("synthetic: the weights are random");
+  }
   const auto quantization = checkpoint.config().find("quantization_config");
   if (quantization != checkpoint.config().end() && quantization->is_object()) {
     const auto producer = quantization->find("producer");

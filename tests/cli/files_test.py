@@ -1,5 +1,6 @@
 """doctor, and the commands that work on checkpoints: inspect, quantize, repair, eval."""
 import json
+import shutil
 import unittest
 from pathlib import Path
 
@@ -115,6 +116,34 @@ class Repair(cli.CliTest):
     def test_refuses(self):
         self.assert_error(self.mmfp4("repair", self.model), 2, "--from")
         self.assert_error(self.mmfp4("repair", self.model, "--from", "nowhere"), 1, "nowhere")
+
+
+class Synth(cli.CliTest):
+    def synth(self, target, *args):
+        return self.mmfp4("synth", "--arch", "glm-4.7-flash", target, *args)
+
+    def test_one_layer_of_the_real_widths(self):
+        if shutil.disk_usage(self.folder).free < 2 << 30:
+            self.skipTest("needs 2 GB of temporary space")
+        target = self.folder / "synth"
+        report = json.loads(self.assert_ok(self.synth(target, "--layers", "1", "--seed", "7", "--json")).stdout)
+        self.assertEqual((report["layers"], report["seed"], report["arch"]), (1, 7, "glm-4.7-flash"))
+        self.assertEqual(report["parameters"], 1_362_774_592)
+        self.assertLess(report["tensor_bytes"], 710_000_000)
+        found = json.loads(self.assert_ok(self.mmfp4("inspect", target, "--json")).stdout)
+        self.assertEqual((found["whole"], found["mtp"], found["extra"]), (True, True, []))
+        self.assertEqual(found["total"]["parameters"], report["parameters"])
+        result = self.assert_ok(self.generate("-p", "Hello", "--max-tokens", "2", "--temperature", "0", "--ctx", "64",
+                                              model=target))
+        self.assertIn("warning: synth is synthetic", result.stderr)
+        self.assert_error(self.synth(target), 2, "not empty")
+        (target / "INCOMPLETE").write_text("{}")
+        self.assert_error(self.generate("-p", "x", model=target), 1, "unfinished", "synth")
+        self.assert_error(self.mmfp4("inspect", target), 1, "unfinished", "synth")
+
+    def test_refuses(self):
+        self.assert_error(self.synth(self.write("file", "x")), 2, "is a file")
+        self.assert_error(self.synth(self.folder), 2, "not empty", "file")
 
 
 class Eval(cli.CliTest):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cli
 
-COMMANDS = ["generate", "chat", "quantize", "repair", "inspect", "eval"]
+COMMANDS = ["generate", "chat", "quantize", "repair", "synth", "inspect", "eval"]
 
 
 class Help(cli.CliTest):
@@ -68,6 +68,12 @@ class Flags(cli.CliTest):
         self.assert_error(self.generate("-p", "x", "--raw", "--system", "y"), 2, "--raw")
         self.assert_error(self.mmfp4("quantize", "a", "b", "--group-size", "48"), 2, "--group-size")
         self.assert_error(self.mmfp4("quantize", "a", "b", "--max-shard-size", "big"), 2, "--max-shard-size")
+        self.assert_error(self.mmfp4("synth", "x"), 2, "--arch")
+        self.assert_error(self.mmfp4("synth", "--arch", "gpt-2", "x"), 2, "--arch", "gpt-2")
+        self.assert_error(self.mmfp4("synth", "--arch", "glm-4.7-flash"), 2, "directory")
+        for layers in ["0", "-1", "48", "all"]:
+            self.assert_error(self.mmfp4("synth", "--arch", "glm-4.7-flash", "--layers", layers, "x"), 2, "layers")
+        self.assert_error(self.mmfp4("synth", "--arch", "glm-4.7-flash", "--seed", "-1", "x"), 2, "--seed")
         self.assert_error(self.mmfp4("eval", "-m", self.model), 2, "--text")
         self.assert_error(self.mmfp4("eval", "-m", self.model, "--ids", "x"), 2, "--logits-out")
 
