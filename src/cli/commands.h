@@ -17,6 +17,7 @@ void add_quantize(CLI::App& parent, Action& action);
 void add_repair(CLI::App& parent, Action& action);
 void add_inspect(CLI::App& parent, Action& action);
 void add_eval(CLI::App& parent, Action& action);
+void add_bench(CLI::App& parent, Action& action);
 void add_doctor(CLI::App& parent, Action& action);
 
 }  // namespace marlin::cli
