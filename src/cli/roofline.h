@@ -16,8 +16,8 @@ uint64_t roofline_bytes();
 ///
 /// A pass reads every byte once with all threads, each over ranges of whole lines, and combines two cache lines of
 /// 64-bit words at a time by XOR into independent sums: plain C++ that compilers turn into vector loads, and arithmetic
-/// that hides behind them. Nothing
-/// is written, as in decoding. Every page is written first: untouched pages would all be one page of zeros in a cache.
+/// that hides behind them. Nothing is written, as in decoding. Every page is written before the passes: untouched pages
+/// would all be one page of zeros in a cache.
 class Roofline {
  public:
   explicit Roofline(int threads) : pool_(threads) {}

@@ -21,5 +21,17 @@ TEST(Memory, PeakGrowsWithWhatWasTouched) {
   EXPECT_GE(peak_resident_bytes(), block.size());
 }
 
+TEST(Memory, ThePeakStartsAnewWhereTheSystemCan) {
+  constexpr size_t kBytes = size_t{256} << 20;
+  { const std::vector<char> block(kBytes, 1); }
+  const uint64_t before = peak_resident_bytes();
+  EXPECT_GE(before, kBytes);
+  if (reset_peak_resident_bytes()) {
+    EXPECT_LT(peak_resident_bytes(), kBytes);
+  } else {
+    EXPECT_GE(peak_resident_bytes(), before);
+  }
+}
+
 }  // namespace
 }  // namespace marlin

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cli
 
-COMMANDS = ["generate", "chat", "quantize", "repair", "inspect", "eval"]
+COMMANDS = ["generate", "chat", "quantize", "repair", "inspect", "eval", "bench"]
 
 
 class Help(cli.CliTest):
