@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import unittest
+from pathlib import Path
 
 import cli
 
@@ -98,7 +99,7 @@ class Reports(BenchTest):
                          ["model", "size", "device", "threads", "kv", "batch", "test"])
         self.assertEqual({len(line) for line in lines[:3]}, {len(lines[0])})
         self.assertIn(" pp32 @ d64 ", lines[2])
-        self.assertIn("of weights a token", lines[4])
+        self.assertIn("of weights a token", lines[-1])
 
     def test_repeated_lists_add_up(self):
         found = self.bench_json("-p", "8", "-p", "16,24", "-n", "0", "-r", "1")
@@ -144,7 +145,11 @@ class Refusals(BenchTest):
 
 def alive(pid):
     """Whether a process runs; one that has ended and that nobody has asked about counts as gone."""
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    proc = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        state = proc.read_text().rpartition(")")[2].split()[0] if proc.exists() else ""
+    else:
+        state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
     return bool(state) and not state.startswith("Z")
 
 
