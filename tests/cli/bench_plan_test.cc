@@ -44,6 +44,7 @@ TEST(BenchLists, WhatIsNone) {
 
 std::vector<std::string> labels(const std::vector<BenchTest>& tests) {
   std::vector<std::string> names;
+  names.reserve(tests.size());
   for (const BenchTest& test : tests) names.push_back(test.label() + " x" + std::to_string(test.batch));
   return names;
 }
