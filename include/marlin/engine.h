@@ -22,7 +22,8 @@ struct EngineOptions {
   int threads = 0;              // 0 = one a physical core
   int context = 0;              // positions a request may use; 0 = what fits memory, at most 32,768 and the model's
   std::string kv_type = "f16";  // f32, f16, q8
-  uint64_t kv_memory = 0;       // bytes of KV cache for all requests; 0 = one full context
+  uint64_t kv_memory = 0;       // bytes of KV cache for all requests; 0 = as kv_contexts says
+  int kv_contexts = 1;          // with kv_memory 0: full contexts the KV cache has room for
   int max_parallel = 4;         // sequences decoding together
   int prefill_chunk = 512;      // most prompt tokens in one step
   bool deterministic = false;   // one numerics class: cache hits, misses and replays are bit-identical
@@ -79,6 +80,7 @@ struct TokenEvent {
   OutputDelta delta;
   float logprob = 0;
   std::vector<TokenLogprob> top_logprobs;
+  double ms = 0;  // submit to this token
 };
 
 enum class FinishReason { kStop, kLength, kRepetition, kCancelled, kError };
@@ -136,7 +138,12 @@ struct ModelInfo {
   std::string device;
   std::string device_description;
   std::string kv_type;
+  int threads = 0;  // of a CPU device
   uint64_t weight_bytes = 0;
+  uint64_t weight_bytes_per_token = 0;  // weights a decode step of one sequence reads; the MTP layer is none of them
+  uint64_t expert_bytes_per_token = 0;  // of these, the routed experts' part
+  int n_experts = 0;                    // a sparse layer's
+  int experts_per_token = 0;
   uint64_t kv_bytes_per_token = 0;
   uint64_t kv_memory = 0;
   int context = 0;        // positions a request may use

@@ -64,4 +64,14 @@ uint64_t peak_resident_bytes() {
 #endif
 }
 
+bool reset_peak_resident_bytes() {
+#if defined(__linux__)
+  std::ofstream file("/proc/self/clear_refs");  // proc(5)
+  file << 5 << std::flush;
+  return file.good();
+#else
+  return false;
+#endif
+}
+
 }  // namespace marlin

@@ -18,4 +18,7 @@ MemoryStatus memory_status();
 /// The process's peak resident set in bytes.
 uint64_t peak_resident_bytes();
 
+/// Starts the peak anew from what is resident now. False where the system cannot (only Linux can).
+bool reset_peak_resident_bytes();
+
 }  // namespace marlin

@@ -18,6 +18,7 @@ void add_synth(CLI::App& parent, Action& action);
 void add_repair(CLI::App& parent, Action& action);
 void add_inspect(CLI::App& parent, Action& action);
 void add_eval(CLI::App& parent, Action& action);
+void add_bench(CLI::App& parent, Action& action);
 void add_doctor(CLI::App& parent, Action& action);
 
 }  // namespace marlin::cli

@@ -88,6 +88,7 @@ int run(int argc, char** argv) {
   add_synth(*mmfp4, action);
   add_inspect(*mmfp4, action);
   add_eval(*mmfp4, action);
+  add_bench(*mmfp4, action);
   add_doctor(app, action);
   try {
     app.parse(argc, argv);

@@ -11,6 +11,7 @@
 #include "format/checkpoint.h"
 #include "marlin/error.h"
 #include "model/config.h"
+#include "model/weight_traffic.h"
 
 namespace marlin {
 namespace {
@@ -45,6 +46,7 @@ void check_options(const EngineOptions& options) {
     throw Error(ErrorCode::kUsage, fmt::format("{} is {}; expected {} to {}", option, value, least, most));
   };
   check("max_parallel", options.max_parallel, 1, kMostParallel);
+  check("kv_contexts", options.kv_contexts, 1, kMostParallel);
   check("prefill_chunk", options.prefill_chunk, 1, kLargestChunk);
 }
 
@@ -133,6 +135,7 @@ MemoryPlan plan_for(const EngineOptions& options, const ModelConfig& config, con
                       .model_context = config.max_position_embeddings,
                       .context = options.context,
                       .kv_memory = options.kv_memory,
+                      .contexts = options.kv_contexts,
                       .max_parallel = options.max_parallel,
                       .device_budget = device.info().memory_budget,
                       .memory = memory_status()});
@@ -149,7 +152,13 @@ void describe(const EngineOptions& options, const Checkpoint& checkpoint, Loaded
   info.device = device.name;
   info.device_description = device.description;
   info.kv_type = kv_type_name(layout.type);
+  info.threads = device.threads;
   info.weight_bytes = loaded.model->weights().bytes;
+  const WeightTraffic traffic = decode_traffic(loaded.model->weights(), config);
+  info.weight_bytes_per_token = traffic.bytes;
+  info.expert_bytes_per_token = traffic.expert_bytes;
+  info.n_experts = config.n_routed_experts;
+  info.experts_per_token = config.top_k;
   info.kv_bytes_per_token = layout.row_bytes() * static_cast<uint64_t>(layout.n_layers);
   info.kv_memory = static_cast<uint64_t>(loaded.plan.kv_blocks) * layout.block_bytes();
   info.context = loaded.plan.context;

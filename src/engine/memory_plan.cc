@@ -51,14 +51,16 @@ uint64_t usable(const MemoryRequest& request) {
   std::string hint = "use a smaller model or close other programs";
   const uint64_t fixed = request.weight_bytes + request.workspace_bytes;
   if (room > fixed && request.block_bytes > 0) {
-    const uint64_t fitting = (room - fixed) / request.block_bytes * kKvBlockTokens;
+    const auto contexts = static_cast<uint64_t>(request.contexts);
+    const uint64_t fitting = (room - fixed) / request.block_bytes / contexts * kKvBlockTokens;
     if (fitting >= kSmallestContext) hint = fmt::format("a context of {} fits (--ctx)", fitting);
   }
+  const std::string each = request.contexts > 1 ? fmt::format(" of {} sequences each", request.contexts) : "";
   throw Error(ErrorCode::kNoMemory,
-              fmt::format("{} does not fit: {} weights + {} workspace + {} KV cache for {} positions + {} kept for the "
-                          "system, but {}; {}",
+              fmt::format("{} does not fit: {} weights + {} workspace + {} KV cache for {} positions{} + {} kept "
+                          "for the system, but {}; {}",
                           request.model, size(request.weight_bytes), size(request.workspace_bytes), size(cache),
-                          context, size(reserve(memory)), available, hint));
+                          context, each, size(reserve(memory)), available, hint));
 }
 
 void check_context(const MemoryRequest& request) {
@@ -99,15 +101,16 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
   }
   // One block to grow into for each other sequence: they share what the longest leaves.
   const int spare = std::max(1, request.max_parallel - 1);
+  const auto blocks = [&](int positions) { return request.contexts * blocks_for(positions) + spare; };
   int context = request.context > 0 ? request.context : std::min(kDefaultContext, request.model_context);
   if (request.context == 0) {
     const int smallest = std::min(kSmallestContext, context);
-    while (context > smallest && !fits(blocks_for(context) + spare)) {
+    while (context > smallest && !fits(blocks(context))) {
       context = std::max(smallest, (blocks_for(context) - 1) * kKvBlockTokens);
     }
   }
-  if (!fits(blocks_for(context) + spare)) refuse(request, context, blocks_for(context) + spare, room);
-  return {context, blocks_for(context) + spare};
+  if (!fits(blocks(context))) refuse(request, context, blocks(context), room);
+  return {context, blocks(context)};
 }
 
 }  // namespace marlin

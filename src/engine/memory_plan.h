@@ -16,7 +16,8 @@ struct MemoryRequest {
   uint64_t block_bytes = 0;  // one KV block
   int model_context = 0;
   int context = 0;         // 0 = choose
-  uint64_t kv_memory = 0;  // 0 = one full context
+  uint64_t kv_memory = 0;  // 0 = `contexts` full ones
+  int contexts = 1;
   int max_parallel = 1;
   uint64_t device_budget = 0;  // 0 = unknown
   MemoryStatus memory;

@@ -182,6 +182,7 @@ void Worker::deliver(const PlannedRequest& planned) {
   TokenEvent event;
   event.id = row.id;
   event.logprob = row.logprob;
+  event.ms = milliseconds(*request.last_token - request.submitted);
   if (request.request.sampling.top_logprobs > 0) {
     event.top_logprobs = sampler_.top(planned.logit_row, request.request.sampling.top_logprobs);
   }

@@ -1,7 +1,9 @@
 #include "base/memory.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
+#include <cstring>
 #include <vector>
 
 namespace marlin {
@@ -19,6 +21,22 @@ TEST(Memory, PeakGrowsWithWhatWasTouched) {
   constexpr size_t kBytes = size_t{64} << 20;
   const std::vector<char> block(kBytes, 1);
   EXPECT_GE(peak_resident_bytes(), block.size());
+}
+
+TEST(Memory, ThePeakStartsAnewWhereTheSystemCan) {
+  constexpr size_t kBytes = size_t{256} << 20;
+  // Not from the heap, which may keep what is freed.
+  void* block = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+  ASSERT_NE(block, MAP_FAILED);
+  std::memset(block, 1, kBytes);
+  munmap(block, kBytes);
+  const uint64_t before = peak_resident_bytes();
+  EXPECT_GE(before, kBytes);
+  if (reset_peak_resident_bytes()) {
+    EXPECT_LT(peak_resident_bytes(), kBytes);
+  } else {
+    EXPECT_GE(peak_resident_bytes(), before);
+  }
 }
 
 }  // namespace

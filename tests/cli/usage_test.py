@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cli
 
-COMMANDS = ["generate", "chat", "quantize", "repair", "synth", "inspect", "eval"]
+COMMANDS = ["generate", "chat", "quantize", "repair", "synth", "inspect", "eval", "bench"]
 
 
 class Help(cli.CliTest):

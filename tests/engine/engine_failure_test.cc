@@ -289,12 +289,17 @@ TEST(EngineThreads, ManySubmittersShareOneEngine) {
 
 TEST(EngineTimings, AreFilledIn) {
   Engine engine(demo_options());
-  const Timings t = run(engine, raw(engine, "Once upon a time", 5)).finished.timings;
+  const Result result = run(engine, raw(engine, "Once upon a time", 5));
+  const Timings& t = result.finished.timings;
   EXPECT_GT(t.prompt_ms, 0);
   EXPECT_GT(t.decode_ms, 0);
   EXPECT_GE(t.ttft_ms, t.prompt_ms);
   EXPECT_GT(t.prompt_tps, 0);
   EXPECT_NEAR(t.decode_tps, 4 * 1000 / t.decode_ms, 1e-6);
+  ASSERT_EQ(result.tokens.size(), 5u);
+  EXPECT_DOUBLE_EQ(result.tokens.front().ms, t.ttft_ms);
+  EXPECT_NEAR(result.tokens.back().ms, t.ttft_ms + t.decode_ms, 1e-6);
+  for (size_t i = 1; i < 5; ++i) EXPECT_GT(result.tokens[i].ms, result.tokens[i - 1].ms);
 }
 
 }  // namespace

@@ -85,6 +85,17 @@ TEST(MemoryPlan, ATooLargeContextIsToldWhatFits) {
   EXPECT_THAT(refusal(request, ErrorCode::kUsage), ::testing::HasSubstr("202752"));
 }
 
+TEST(MemoryPlan, SeveralFullContexts) {
+  MemoryRequest request = roomy();
+  request.context = 6400;
+  request.contexts = 3;
+  EXPECT_EQ(plan_memory(request).kv_blocks, 3 * 100 + 3);
+  request.context = 200000;
+  request.contexts = 4;
+  request.memory.available = 50 * kGiB;
+  EXPECT_THAT(refusal(request, ErrorCode::kNoMemory), ::testing::HasSubstr("200000 positions of 4 sequences each"));
+}
+
 TEST(MemoryPlan, GivenKvMemoryIsThePool) {
   MemoryRequest request = roomy();
   request.kv_memory = 100 * request.block_bytes;

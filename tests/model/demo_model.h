@@ -31,7 +31,7 @@ inline std::filesystem::path mmfp4_demo() {
 struct DemoOptions {
   std::filesystem::path directory = bf16_demo();
   std::string device = "cpu";
-  std::string kernels = "";  // of the CPU
+  std::string kernels = {};  // of the CPU
   int threads = 2;
   ModelOptions model = {.max_tokens = 80,
                         .max_logit_rows = 80,
