@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -41,6 +42,16 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
     throw Error(ErrorCode::kIo, fmt::format("cannot map {} ({} bytes): {}", path.string(), size, std::strerror(errno)));
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(path, static_cast<const std::byte*>(data), size));
+}
+
+void MappedFile::read_ahead(size_t offset, size_t length) const {
+  if (offset >= size_) return;
+  void* start = const_cast<std::byte*>(data_) + offset;
+  length = std::min(length, size_ - offset);
+#if defined(MADV_POPULATE_READ)
+  if (madvise(start, length, MADV_POPULATE_READ) == 0) return;
+#endif
+  madvise(start, length, MADV_WILLNEED);  // before Linux 5.14, and on other systems
 }
 
 MappedFile::~MappedFile() {

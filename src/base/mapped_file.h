@@ -22,6 +22,11 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
+  /// Brings bytes [offset, offset + length) into memory and into this process's page tables, so that their first use
+  /// costs no fault; blocks while the disk reads. `offset` is a multiple of the page size. Only a hint: a failure shows
+  /// later, as any page that cannot be read.
+  void read_ahead(size_t offset, size_t length) const;
+
  private:
   MappedFile(std::filesystem::path path, const std::byte* data, size_t size)
       : path_(std::move(path)), data_(data), size_(size) {}

@@ -14,7 +14,7 @@ class ThreadPool {
  public:
   /// More chunks than threads, taken one by one: a thread that the system has put aside (a busy machine) takes none,
   /// and the others need not wait for it.
-  static constexpr int64_t kChunksPerThread = 4;
+  static constexpr int64_t kChunksPerThread = 8;
 
   /// `n_threads` >= 1 counts the calling thread.
   explicit ThreadPool(int n_threads);

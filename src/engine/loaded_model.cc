@@ -194,6 +194,7 @@ LoadedModel LoadedModel::load(const EngineOptions& options) {
   loaded.device = make_device(options.device, {.threads = options.threads, .deterministic = options.deterministic});
   loaded.plan = plan_for(options, config, chosen, bytes, *loaded.device);
   chosen.max_positions = loaded.plan.context;
+  loaded.read_ahead = std::make_unique<ReadAhead>(checkpoint.files());
   loaded.model = Model::load(checkpoint, *loaded.device, chosen);
   describe(options, checkpoint, loaded);
   stages.at(bytes, "ready");

@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "engine/memory_plan.h"
+#include "engine/read_ahead.h"
 #include "marlin/engine.h"
 #include "model/model.h"
 #include "text/chat_template.h"
@@ -23,6 +24,7 @@ struct LoadedModel {
   std::string no_template;  // why there is none
   MemoryPlan plan;
   ModelInfo info;
+  std::unique_ptr<ReadAhead> read_ahead;
 
   /// Throws Error for bad options, files or too little memory.
   static LoadedModel load(const EngineOptions& options);

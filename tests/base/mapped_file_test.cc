@@ -1,11 +1,13 @@
 #include "base/mapped_file.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "marlin/error.h"
 
@@ -43,6 +45,24 @@ TEST(MappedFile, EmptyFileGivesAnEmptySpan) {
   std::ofstream(path).close();
   EXPECT_TRUE(MappedFile::open(path)->bytes().empty());
   std::filesystem::remove(path);
+}
+
+TEST(MappedFile, ReadAheadTakesAnyLength) {
+  const std::filesystem::path path = scratch("ahead");
+  std::ofstream(path, std::ios::binary) << std::string(10000, 'x');
+  const auto file = MappedFile::open(path);
+  std::filesystem::remove(path);
+  file->read_ahead(0, size_t{1} << 40);
+  file->read_ahead(8192, 4096);   // beyond the end of the file
+  file->read_ahead(1 << 20, 10);  // wholly outside
+  std::vector<unsigned char> resident(3);
+  void* data = const_cast<std::byte*>(file->bytes().data());
+#if defined(__linux__)
+  ASSERT_EQ(mincore(data, 10000, resident.data()), 0);
+  for (const unsigned char page : resident) EXPECT_EQ(page & 1, 1);
+#else
+  EXPECT_NE(data, nullptr);
+#endif
 }
 
 TEST(MappedFile, NamesWhatCannotBeOpened) {

@@ -54,6 +54,21 @@ struct Fp4DotArgs {
   uint8_t* scratch;
 };
 
+/// out[k] = sum over p < n of a[p] * W[row + p, first + k] for k < width, one p after the other, of one FP4 plane: the
+/// bits that decode_fp4 and `accumulate` give. `first` is a multiple of the group size, `width` of 32.
+struct Fp4AccumulateArgs {
+  const uint8_t* codes;
+  const uint16_t* scales;
+  int group_size;
+  int64_t in_features;
+  int64_t row;
+  int64_t n;
+  int64_t first;
+  int64_t width;
+  const float* a;
+  float* out;
+};
+
 struct Family {
   const char* name;
   void (*dot)(const DotArgs& args);
@@ -67,6 +82,8 @@ struct Family {
   // decoded to FP32.
   void (*split)(const float* x, int64_t n, uint8_t* out);
   void (*fp4_dot)(const Fp4DotArgs& args);
+  /// Null where rows are decoded first.
+  void (*fp4_accumulate)(const Fp4AccumulateArgs& args);
 };
 
 extern const Family kPortableFamily;

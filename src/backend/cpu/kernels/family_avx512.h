@@ -13,5 +13,6 @@ void decode_fp4_avx512(const uint8_t* codes, const uint16_t* scales, int group_s
                        float* out);
 void split_avx512(const float* x, int64_t n, uint8_t* out);
 void fp4_dot_avx512(const Fp4DotArgs& args);
+void fp4_accumulate_avx512(const Fp4AccumulateArgs& args);
 
 }  // namespace marlin::cpu

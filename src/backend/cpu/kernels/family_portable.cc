@@ -77,7 +77,7 @@ void decode_fp4(const uint8_t* codes, const uint16_t* scales, int group_size, in
 
 }  // namespace
 
-const Family kPortableFamily = {"portable",  dot_rows,   accumulate, decode_f16,
-                                decode_bf16, decode_fp4, nullptr,    nullptr};
+const Family kPortableFamily = {"portable", dot_rows, accumulate, decode_f16, decode_bf16,
+                                decode_fp4, nullptr,  nullptr,    nullptr};
 
 }  // namespace marlin::cpu

@@ -99,6 +99,54 @@ inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __mmask16 
   for (; j < args.n_x; ++j) accumulate_tile<kVectors, 1>(args, k, last, j);
 }
 
+// vpermps looks only at the low 4 bits of an index, so the low code of a byte needs no mask.
+inline __m512 code_values() {
+  return _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f,
+                        -6.0f);
+}
+
+/// Orders for vpermt2ps that bring 16 even and 16 odd values into 32 in a row.
+struct Interleave {
+  __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+};
+
+/// kParts times 32 columns from args.first + k. The codes choose from values that are scaled already: a product of a
+/// code and a scale is exact, so these are the bits of decoded rows.
+template <int kParts>
+inline void fp4_accumulate_columns(const Fp4AccumulateArgs& args, int64_t k) {
+  const __m512 values = code_values();
+  const Interleave order;
+  const int64_t n_groups = args.in_features / args.group_size;
+  const int64_t column = args.first + k;
+  const uint8_t* codes = args.codes + (args.row * args.in_features + column) / 2;
+  const uint16_t* scales = args.scales + args.row * n_groups;
+  __m512 even[kParts];
+  __m512 odd[kParts];
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) even[i] = odd[i] = _mm512_setzero_ps();
+  for (int64_t p = 0; p < args.n; ++p, codes += args.in_features / 2, scales += n_groups) {
+    _mm_prefetch(reinterpret_cast<const char*>(codes + 16 * args.in_features / 2), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(codes + 16 * args.in_features / 2 + 64), _MM_HINT_T0);
+    const __m512 factor = _mm512_set1_ps(args.a[p]);
+    __m512 scaled = values;
+#pragma GCC unroll 8
+    for (int i = 0; i < kParts; ++i) {
+      if (i == 0 || (column + 32 * i) % args.group_size == 0) {
+        scaled = _mm512_mul_ps(values, _mm512_set1_ps(_cvtsh_ss(scales[(column + 32 * i) / args.group_size])));
+      }
+      const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * i)));
+      even[i] = _mm512_fmadd_ps(factor, _mm512_permutexvar_ps(bytes, scaled), even[i]);
+      odd[i] = _mm512_fmadd_ps(factor, _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), scaled), odd[i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kParts; ++i) {
+    _mm512_storeu_ps(args.out + k + 32 * i, _mm512_permutex2var_ps(even[i], order.first, odd[i]));
+    _mm512_storeu_ps(args.out + k + 32 * i + 16, _mm512_permutex2var_ps(even[i], order.second, odd[i]));
+  }
+}
+
 }  // namespace
 
 void dot_avx512(const DotArgs& args) {
@@ -128,21 +176,24 @@ void decode_bf16_avx512(const uint16_t* in, int64_t count, float* out) {
   }
 }
 
+void fp4_accumulate_avx512(const Fp4AccumulateArgs& args) {
+  int64_t k = 0;
+  for (; k + 256 <= args.width; k += 256) fp4_accumulate_columns<8>(args, k);
+  for (; k < args.width; k += 32) fp4_accumulate_columns<1>(args, k);
+}
+
 void decode_fp4_avx512(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add,
                        float* out) {
-  // vpermps looks only at the low 4 bits of an index, so the low code of a byte needs no mask.
-  const __m512 values = _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f,
-                                       -2.0f, -3.0f, -4.0f, -6.0f);
-  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  const __m512 values = code_values();
+  const Interleave order;
   for (int64_t k = 0; k < count; k += group_size) {
     const __m512 scale = _mm512_set1_ps(_cvtsh_ss(*scales++));
     for (int64_t i = k; i < k + group_size; i += 32) {
       const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i / 2)));
       const __m512 even = _mm512_mul_ps(_mm512_permutexvar_ps(bytes, values), scale);
       const __m512 odd = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values), scale);
-      __m512 a = _mm512_permutex2var_ps(even, first, odd);
-      __m512 b = _mm512_permutex2var_ps(even, second, odd);
+      __m512 a = _mm512_permutex2var_ps(even, order.first, odd);
+      __m512 b = _mm512_permutex2var_ps(even, order.second, odd);
       if (add) {
         a = _mm512_add_ps(a, _mm512_loadu_ps(out + i));
         b = _mm512_add_ps(b, _mm512_loadu_ps(out + i + 16));

@@ -8,6 +8,52 @@ namespace {
 
 // Columns of one work item of mla_absorb: a multiple of every group size, and 192 such rows fit the second-level cache.
 constexpr int64_t kAbsorbColumns = 128;
+// The same without decoding first: the sums of so many columns stay in registers.
+constexpr int64_t kDirectColumns = 256;
+
+struct AbsorbWork {
+  const MlaAbsorbArgs& args;
+  const Family& family;
+  Weight weight;
+  const float* q;
+  float* out;
+  PerWorker<float> rows;  // [nope, kAbsorbColumns]
+
+  AbsorbWork(Context& ctx, const MlaAbsorbArgs& a)
+      : args(a),
+        family(ctx.family),
+        weight(resolve(ctx, *a.kv_b)),
+        q(ctx.in<float>(a.q, extent(a.rows, a.q_row_stride, (a.shape.heads - 1) * a.q_head_stride + a.shape.nope))),
+        out(ctx.out<float>(a.out, int64_t{a.rows} * a.shape.heads * a.shape.latent)),
+        rows(ctx.per_worker<float>(Scratch::kWeights, a.shape.nope * kAbsorbColumns)) {}
+
+  int64_t first_row(int64_t h) const { return h * (args.shape.nope + args.shape.value); }
+  const float* query(int64_t t, int64_t h) const { return q + t * args.q_row_stride + h * args.q_head_stride; }
+  float* result(int64_t t, int64_t h, int64_t k) const {
+    return out + (t * args.shape.heads + h) * args.shape.latent + k;
+  }
+
+  // Columns [k, k + n) of head h for all tokens, straight from the codes.
+  void direct(int64_t h, int64_t k, int64_t n) const {
+    const Fp4Plane& plane = weight.planes[0];
+    for (int64_t t = 0; t < args.rows; ++t) {
+      family.fp4_accumulate({plane.codes, plane.scales, plane.group_size, weight.in_features, first_row(h),
+                             args.shape.nope, k, n, query(t, h), result(t, h, k)});
+    }
+  }
+
+  // The same from decoded rows.
+  void decoded(int64_t h, int64_t k, int64_t n, int worker) const {
+    for (int64_t i = 0; i < args.shape.nope; ++i) decode_row(weight, first_row(h) + i, k, n, rows[worker] + i * n);
+    accumulate_rows(
+        family, rows[worker], n, args.shape.nope, n, args.rows, [&](int64_t t) { return query(t, h); },
+        [&](int64_t t) {
+          std::fill_n(result(t, h, k), n, 0.0f);
+          return 1.0f;
+        },
+        [&](int64_t t) { return result(t, h, k); });
+  }
+};
 
 }  // namespace
 
@@ -28,28 +74,17 @@ void linear(Context& ctx, const LinearArgs& args) {
 }
 
 void mla_absorb(Context& ctx, const MlaAbsorbArgs& args) {
-  const MlaShape& s = args.shape;
-  const Weight weight = resolve(ctx, *args.kv_b);
-  const int64_t q_width = (s.heads - 1) * args.q_head_stride + s.nope;
-  const float* q = ctx.in<float>(args.q, extent(args.rows, args.q_row_stride, q_width));
-  float* out = ctx.out<float>(args.out, static_cast<int64_t>(args.rows) * s.heads * s.latent);
-  const PerWorker<float> scratch = ctx.per_worker<float>(Scratch::kWeights, s.nope * kAbsorbColumns);
-  const int64_t n_chunks = (s.latent + kAbsorbColumns - 1) / kAbsorbColumns;
-  ctx.pool.parallel_for(s.heads * n_chunks, [&](int64_t begin, int64_t end, int worker) {
-    float* rows = scratch[worker];
+  const AbsorbWork work(ctx, args);
+  // Decoding W_UK pays when several tokens use it.
+  constexpr int kDecodeTokens = 8;
+  const bool direct = ctx.family.fp4_accumulate != nullptr && work.weight.n_planes == 1 && args.rows < kDecodeTokens;
+  const int64_t columns = direct ? kDirectColumns : kAbsorbColumns;
+  const int64_t n_chunks = (args.shape.latent + columns - 1) / columns;
+  ctx.pool.parallel_for(args.shape.heads * n_chunks, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t h = item / n_chunks;
-      const int64_t k = item % n_chunks * kAbsorbColumns;
-      const int64_t n = std::min<int64_t>(kAbsorbColumns, s.latent - k);
-      for (int64_t i = 0; i < s.nope; ++i) decode_row(weight, h * (s.nope + s.value) + i, k, n, rows + i * n);
-      accumulate_rows(
-          ctx.family, rows, n, s.nope, n, args.rows,
-          [&](int64_t t) { return q + t * args.q_row_stride + h * args.q_head_stride; },
-          [&](int64_t t) {
-            std::fill_n(out + (t * s.heads + h) * s.latent + k, n, 0.0f);
-            return 1.0f;
-          },
-          [&](int64_t t) { return out + (t * s.heads + h) * s.latent + k; });
+      const int64_t k = item % n_chunks * columns;
+      const int64_t n = std::min<int64_t>(columns, args.shape.latent - k);
+      direct ? work.direct(item / n_chunks, k, n) : work.decoded(item / n_chunks, k, n, worker);
     }
   });
 }

@@ -122,6 +122,8 @@ inline void load_scales(const uint16_t* const (&rows)[4], int64_t first, int64_t
   _mm_store_si128(to + 3, _mm_unpackhi_epi32(high01, high23));
 }
 
+// Far enough for the memory's latency, and at least the tile's own four rows: of wide rows a shorter distance would
+// reach the later rows of the next tile only after their use.
 constexpr int64_t kPrefetchBytes = 6144;
 
 /// Four weight rows from args.row + i (fewer at the end: the last one stands in) times kX token rows from j.
@@ -151,7 +153,7 @@ inline void rows_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
   alignas(64) uint64_t scales[8];
   // In order of address, not in the tile's order of use: the memory's own prefetcher follows one ascending stream of
   // misses, and loses it when four rows alternate (PERF.md).
-  const uint8_t* ahead = codes[0] + kPrefetchBytes;
+  const uint8_t* ahead = codes[0] + (4 * row_bytes > kPrefetchBytes ? 4 * row_bytes : kPrefetchBytes);
   for (int64_t b = 0; b < n_blocks; ++b) {
     if (b * kGroups % 8 == 0) load_scales(scale_rows, b * kGroups, n_groups, scales);
     const __mmask64 mask = line_mask(args.in_features, b);
@@ -418,7 +420,8 @@ void fp4_dot_avx512(const Fp4DotArgs& args) {
   }
 }
 
-const Family kAvx512Family = {"avx512vnni",       dot_avx512,        accumulate_avx512, decode_f16_avx512,
-                              decode_bf16_avx512, decode_fp4_avx512, split_avx512,      fp4_dot_avx512};
+const Family kAvx512Family = {"avx512vnni",      dot_avx512,         accumulate_avx512,
+                              decode_f16_avx512, decode_bf16_avx512, decode_fp4_avx512,
+                              split_avx512,      fp4_dot_avx512,     fp4_accumulate_avx512};
 
 }  // namespace marlin::cpu
