@@ -153,7 +153,8 @@ class Eval(cli.CliTest):
 
     def test_against_itself(self):
         rows = self.write("rows.jsonl", json.dumps(self.ROW) + "\n" + json.dumps(self.ROW) + "\n")
-        result = self.assert_ok(self.mmfp4("eval", "-m", self.model, "--text", rows, "--reference", self.model, "--json"))
+        result = self.assert_ok(self.mmfp4("eval", "-m", self.model, "--text", rows, "--reference", self.model,
+                                           "--deterministic", "--json"))
         found = json.loads(result.stdout)
         self.assertGreater(found["predictions"], 20)
         self.assertLess(found["perplexity"], 10)
