@@ -46,6 +46,8 @@ enum class Scratch {
   kOffsets,
   kPlanes,
   kHiddenPlanes,
+  kPartialState,
+  kPartialSums,
   kCount
 };
 

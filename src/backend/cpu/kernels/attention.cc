@@ -3,7 +3,7 @@
 // a chunk begins, never shows in a result.
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numeric>
 
 #include "backend/cpu/kernels/kernels.h"
 #include "backend/cpu/kernels/kv_cache.h"
@@ -12,29 +12,6 @@
 
 namespace marlin::cpu {
 namespace {
-
-/// A row's softmax so far: the largest score and the sum of exp(score - largest).
-struct SoftmaxState {
-  float largest = -std::numeric_limits<float>::infinity();
-  float sum = 0;
-};
-
-/// Turns `n` raw scores into weights relative to the new maximum; returns the factor for what was accumulated before.
-float fold_scores(float* scores, int64_t n, float scale, SoftmaxState& state) {
-  float largest = state.largest;
-  for (int64_t p = 0; p < n; ++p) {
-    scores[p] *= scale;
-    largest = std::max(largest, scores[p]);
-  }
-  const float keep = std::exp(state.largest - largest);
-  float sum = state.sum * keep;
-  for (int64_t p = 0; p < n; ++p) {
-    scores[p] = std::exp(scores[p] - largest);
-    sum += scores[p];
-  }
-  state = {largest, sum};
-  return keep;
-}
 
 void divide_row(float* row, int64_t n, float sum) {
   const float factor = 1.0f / sum;
@@ -48,51 +25,178 @@ int64_t visible(int64_t position, int64_t b) {
 
 // ---- absorbed ----------------------------------------------------------------------------------------------------
 
+// Positions that are folded on their own before they join the rest, at fixed absolute places: the unit that threads
+// share a long context in.
+constexpr int64_t kSplit = 8 * kKvBlockTokens;
+
+// Tokens of a sequence that share a decoded block.
+constexpr int32_t kGroupTokens = 4;
+
+// Partial results of a step that may lie in memory at once, in bytes; a step with more walks its splits one by one.
+constexpr int64_t kPartialBytes = int64_t{64} << 20;
+
+/// Neighbouring tokens of one sequence.
+struct TokenGroup {
+  int32_t first;
+  int32_t count;
+  int32_t slot;
+  int32_t n_splits;
+};
+
+int64_t group_tokens(const int32_t* slots, const int32_t* positions, int64_t n_tokens, TokenGroup* groups) {
+  int64_t n = 0;
+  for (int32_t t = 0; t < n_tokens; ++t) {
+    if (n == 0 || groups[n - 1].slot != slots[t] || groups[n - 1].count == kGroupTokens) {
+      groups[n++] = {t, 0, slots[t], 0};
+    }
+    ++groups[n - 1].count;
+    groups[n - 1].n_splits = static_cast<int32_t>(positions[t] / kSplit + 1);
+  }
+  return n;
+}
+
+/// Softmax-weighted sums of some rows: their states, and sums [rows, latent] relative to the state's largest score.
+struct Partial {
+  SoftmaxState* state;
+  float* sums;
+
+  Partial at(int64_t row, int64_t latent) const { return {state + row, sums + row * latent}; }
+};
+
 struct AttendWork {
   const Family& family;
   const MlaAttendArgs& args;
   KvCache<const std::byte> cache;
   const int32_t* positions;
-  const int32_t* slots;
   const float* q_latent;
   const float* q_rope;
-  float* out;
+  Partial total;            // of all rows; its sums are the output
   PerWorker<float> rows;    // [64, values]
-  PerWorker<float> scores;  // [heads, 64]
-  PerWorker<float> query;   // [heads, values]
-  PerWorker<SoftmaxState> state;
+  PerWorker<float> scores;  // [kGroupTokens * heads, 64]
+  PerWorker<float> query;   // [kGroupTokens * heads, values]
 
-  // Heads [h0, h1) of one token.
-  void attend(int64_t t, int64_t h0, int64_t h1, int worker) const {
+  int64_t heads() const { return args.shape.heads; }
+
+  void gather_query(const TokenGroup& group, float* to) const {
     const MlaShape& s = args.shape;
-    const KvLayout& layout = args.kv.layout;
-    const int64_t values = layout.values();
-    float* q = query[worker];
-    float* token_out = out + t * s.heads * s.latent;
-    for (int64_t h = h0; h < h1; ++h) {
-      const float* rope = q_rope + t * args.q_row_stride + h * args.q_head_stride;
-      std::copy_n(q_latent + (t * s.heads + h) * s.latent, s.latent, q + (h - h0) * values);
-      std::copy_n(rope, s.rope, q + (h - h0) * values + s.latent);
-      state[worker][h - h0] = {};
-      std::fill_n(token_out + h * s.latent, s.latent, 0.0f);
-    }
-    const auto x_row = [&](int64_t i) { return q + i * values; };
-    const auto score_row = [&](int64_t i) { return scores[worker] + i * kKvBlockTokens; };
-    for (int64_t b = 0; b * kKvBlockTokens <= positions[t]; ++b) {
-      const int64_t n = visible(positions[t], b);
-      const std::byte* block = cache.block(slots[t], b);
-      for (int64_t p = 0; p < n; ++p) {
-        decode_kv_row(family, layout, block + static_cast<size_t>(p) * cache.row_bytes, rows[worker] + p * values);
+    for (int64_t t = group.first; t < group.first + group.count; ++t) {
+      for (int64_t h = 0; h < s.heads; ++h) {
+        to = std::copy_n(q_latent + (t * s.heads + h) * s.latent, s.latent, to);
+        to = std::copy_n(q_rope + t * args.q_row_stride + h * args.q_head_stride, s.rope, to);
       }
-      dot_matrix(family, rows[worker], values, n, h1 - h0, values, x_row, score_row);
-      accumulate_rows(
-          family, rows[worker], values, n, s.latent, h1 - h0, score_row,
-          [&](int64_t i) { return fold_scores(score_row(i), n, static_cast<float>(args.scale), state[worker][i]); },
-          [&](int64_t i) { return token_out + (h0 + i) * s.latent; });
     }
-    for (int64_t h = h0; h < h1; ++h) divide_row(token_out + h * s.latent, s.latent, state[worker][h - h0].sum);
+  }
+
+  // The group's rows over the positions of one split.
+  void run(const TokenGroup& group, int64_t split, int worker, const Partial& out) const {
+    const KvLayout& layout = args.kv.layout;
+    gather_query(group, query[worker]);
+    std::fill_n(out.state, group.count * heads(), SoftmaxState{});
+    std::fill_n(out.sums, group.count * heads() * args.shape.latent, 0.0f);
+    const int32_t last = positions[group.first + group.count - 1];
+    const int64_t end = std::min<int64_t>((split + 1) * kSplit, int64_t{last} + 1);
+    for (int64_t b = split * kSplit / kKvBlockTokens; b * kKvBlockTokens < end; ++b) {
+      const std::byte* block = cache.block(group.slot, b);
+      const int64_t n = visible(last, b);
+      for (int64_t p = 0; p < n; ++p) {
+        decode_kv_row(family, layout, block + static_cast<size_t>(p) * cache.row_bytes,
+                      rows[worker] + p * layout.values());
+      }
+      // Tokens that see the same positions of the block go together; on the diagonal each goes alone.
+      for (int32_t i = 0; i < group.count;) {
+        const int64_t seen = visible(positions[group.first + i], b);
+        int32_t j = i + 1;
+        while (j < group.count && visible(positions[group.first + j], b) == seen) ++j;
+        if (seen > 0) fold_block(i * heads(), j * heads(), seen, worker, out);
+        i = j;
+      }
+    }
+  }
+
+  // Rows [begin, end) of the group against the first n decoded positions.
+  void fold_block(int64_t begin, int64_t end, int64_t n, int worker, const Partial& out) const {
+    const int64_t values = args.kv.layout.values();
+    const auto score_row = [&](int64_t i) { return scores[worker] + (begin + i) * kKvBlockTokens; };
+    dot_matrix(
+        family, rows[worker], values, n, end - begin, values,
+        [&](int64_t i) { return query[worker] + (begin + i) * values; }, score_row);
+    const auto scale = static_cast<float>(args.scale);
+    accumulate_rows(
+        family, rows[worker], values, n, args.shape.latent, end - begin, score_row,
+        [&](int64_t i) { return family.fold_scores(score_row(i), n, scale, out.state + begin + i); },
+        [&](int64_t i) { return out.sums + (begin + i) * args.shape.latent; });
+  }
+
+  Partial total_of(const TokenGroup& group) const { return total.at(group.first * heads(), args.shape.latent); }
+
+  // Adds a later split to what came before it, for the tokens that reach so far.
+  void merge(const TokenGroup& group, int64_t split, const Partial& part) const {
+    const Partial sum = total_of(group);
+    for (int64_t i = 0; i < group.count * heads(); ++i) {
+      if (positions[group.first + i / heads()] < split * kSplit) continue;
+      const float largest = std::max(sum.state[i].largest, part.state[i].largest);
+      const float keep = std::exp(sum.state[i].largest - largest);
+      const float add = std::exp(part.state[i].largest - largest);
+      sum.state[i] = {largest, sum.state[i].sum * keep + part.state[i].sum * add};
+      float* to = sum.sums + i * args.shape.latent;
+      const float* from = part.sums + i * args.shape.latent;
+      for (int k = 0; k < args.shape.latent; ++k) to[k] = to[k] * keep + from[k] * add;
+    }
+  }
+
+  void finish(const TokenGroup& group) const {
+    const Partial sum = total_of(group);
+    for (int64_t i = 0; i < group.count * heads(); ++i) {
+      divide_row(sum.sums + i * args.shape.latent, args.shape.latent, sum.state[i].sum);
+    }
   }
 };
+
+/// Enough groups for all threads: each walks its context in order.
+void attend_by_group(Context& ctx, const AttendWork& work, const TokenGroup* groups, int64_t n_groups) {
+  const int64_t rows = kGroupTokens * work.heads();
+  const int64_t latent = work.args.shape.latent;
+  const PerWorker<SoftmaxState> states = ctx.per_worker<SoftmaxState>(Scratch::kPartialState, rows);
+  const PerWorker<float> sums = ctx.per_worker<float>(Scratch::kPartialSums, rows * latent);
+  ctx.pool.parallel_for(n_groups, [&](int64_t begin, int64_t end, int worker) {
+    const Partial part{states[worker], sums[worker]};
+    for (int64_t g = begin; g < end; ++g) {
+      work.run(groups[g], 0, worker, work.total_of(groups[g]));
+      for (int64_t split = 1; split < groups[g].n_splits; ++split) {
+        work.run(groups[g], split, worker, part);
+        work.merge(groups[g], split, part);
+      }
+      work.finish(groups[g]);
+    }
+  });
+}
+
+/// Few groups of long contexts: the threads share the splits, which are merged in the same order as above.
+void attend_by_split(Context& ctx, const AttendWork& work, const TokenGroup* groups, int64_t n_groups,
+                     int64_t n_splits) {
+  const int64_t rows = kGroupTokens * work.heads();
+  const int64_t latent = work.args.shape.latent;
+  const Partial parts{ctx.shared<SoftmaxState>(Scratch::kPartialState, n_splits * rows),
+                      ctx.shared<float>(Scratch::kPartialSums, n_splits * rows * latent)};
+  auto* first = ctx.shared<int32_t>(Scratch::kOffsets, n_groups + 1);  // of each group's splits
+  first[0] = 0;
+  for (int64_t g = 0; g < n_groups; ++g) first[g + 1] = first[g] + groups[g].n_splits;
+  ctx.pool.parallel_for(n_splits, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t g = std::upper_bound(first, first + n_groups + 1, i) - first - 1;
+      const int64_t split = i - first[g];
+      work.run(groups[g], split, worker, split == 0 ? work.total_of(groups[g]) : parts.at(i * rows, latent));
+    }
+  });
+  ctx.pool.parallel_for(n_groups, [&](int64_t begin, int64_t end, int) {
+    for (int64_t g = begin; g < end; ++g) {
+      for (int64_t split = 1; split < groups[g].n_splits; ++split) {
+        work.merge(groups[g], split, parts.at((first[g] + split) * rows, latent));
+      }
+      work.finish(groups[g]);
+    }
+  });
+}
 
 // ---- expanded ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +264,7 @@ struct ExpandedWork {
     for (int64_t j = 0; j < n_tokens; ++j) {
       const int64_t row = tokens[j] * int64_t{s.heads} + h;
       const int64_t seen = visible(positions[tokens[j]], b);
-      const float keep = fold_scores(score_row(j), seen, static_cast<float>(args.scale), state[row]);
+      const float keep = family.fold_scores(score_row(j), seen, static_cast<float>(args.scale), state + row);
       float* to = out + row * s.value;
       const float* weights_row = score_row(j);
       family.accumulate({&weights_row, seen, head_values, s.value, s.value, &keep, &to, 1});
@@ -227,29 +331,31 @@ void kv_write(Context& ctx, const KvWriteArgs& args) {
 void mla_attend(Context& ctx, const MlaAttendArgs& args) {
   const TokenBatch& batch = *args.batch;
   const MlaShape& s = args.shape;
-  const int64_t rows = batch.n_tokens;
+  const int64_t rows = int64_t{batch.n_tokens} * s.heads;
   const int64_t values = args.kv.layout.values();
   const int64_t q_width = (s.heads - 1) * args.q_head_stride + s.rope;
+  const int64_t group_rows = int64_t{kGroupTokens} * s.heads;
   const AttendWork work{ctx.family,
                         args,
                         resolve_kv<const std::byte>(ctx, args.kv, batch),
-                        ctx.in<int32_t>(batch.positions, rows),
-                        ctx.in<int32_t>(batch.slots, rows),
-                        ctx.in<float>(args.q_latent, rows * s.heads * s.latent),
-                        ctx.in<float>(args.q_rope, extent(rows, args.q_row_stride, q_width)),
-                        ctx.out<float>(args.out, rows * s.heads * s.latent),
+                        ctx.in<int32_t>(batch.positions, batch.n_tokens),
+                        ctx.in<float>(args.q_latent, rows * s.latent),
+                        ctx.in<float>(args.q_rope, extent(batch.n_tokens, args.q_row_stride, q_width)),
+                        {ctx.shared<SoftmaxState>(Scratch::kState, rows), ctx.out<float>(args.out, rows * s.latent)},
                         ctx.per_worker<float>(Scratch::kRows, kKvBlockTokens * values),
-                        ctx.per_worker<float>(Scratch::kScores, int64_t{s.heads} * kKvBlockTokens),
-                        ctx.per_worker<float>(Scratch::kQuery, s.heads * values),
-                        ctx.per_worker<SoftmaxState>(Scratch::kState, s.heads)};
-  ctx.pool.parallel_for(rows * s.heads, [&](int64_t begin, int64_t end, int worker) {
-    while (begin < end) {
-      const int64_t h = begin % s.heads;
-      const int64_t n = std::min<int64_t>(end - begin, s.heads - h);
-      work.attend(begin / s.heads, h, h + n, worker);
-      begin += n;
-    }
-  });
+                        ctx.per_worker<float>(Scratch::kScores, group_rows * kKvBlockTokens),
+                        ctx.per_worker<float>(Scratch::kQuery, group_rows * values)};
+  auto* groups = ctx.shared<TokenGroup>(Scratch::kTokens, batch.n_tokens);
+  const int64_t n_groups =
+      group_tokens(ctx.in<int32_t>(batch.slots, batch.n_tokens), work.positions, batch.n_tokens, groups);
+  const int64_t n_splits = std::accumulate(groups, groups + n_groups, int64_t{0},
+                                           [](int64_t n, const TokenGroup& g) { return n + g.n_splits; });
+  const int64_t split_bytes = group_rows * (s.latent + 2) * int64_t{sizeof(float)};
+  if (n_groups < 4 * ctx.pool.size() && n_splits > n_groups && n_splits * split_bytes <= kPartialBytes) {
+    attend_by_split(ctx, work, groups, n_groups, n_splits);
+  } else {
+    attend_by_group(ctx, work, groups, n_groups);
+  }
 }
 
 void mla_expanded(Context& ctx, const MlaExpandedArgs& args) {

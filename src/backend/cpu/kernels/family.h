@@ -69,10 +69,19 @@ struct Fp4AccumulateArgs {
   float* out;
 };
 
+/// A row's softmax so far: the largest score and the sum of exp(score - largest).
+struct SoftmaxState {
+  float largest = -__builtin_inff();
+  float sum = 0;
+};
+
 struct Family {
   const char* name;
   void (*dot)(const DotArgs& args);
   void (*accumulate)(const AccumulateArgs& args);
+  /// Turns n <= 64 raw scores into weights exp(score * scale - largest) relative to the new largest one; returns the
+  /// factor for what was accumulated before.
+  float (*fold_scores)(float* scores, int64_t n, float scale, SoftmaxState* state);
   void (*decode_f16)(const uint16_t* in, int64_t count, float* out);
   void (*decode_bf16)(const uint16_t* in, int64_t count, float* out);
   /// `count` values, a multiple of group_size, of one plane; `add` adds them to out.
@@ -85,6 +94,8 @@ struct Family {
   /// Null where rows are decoded first.
   void (*fp4_accumulate)(const Fp4AccumulateArgs& args);
 };
+
+float fold_scores_portable(float* scores, int64_t n, float scale, SoftmaxState* state);
 
 extern const Family kPortableFamily;
 #if defined(__x86_64__)

@@ -1,6 +1,8 @@
 // The portable family: FP32 rows with the compilers' own vectors (dot.h).
+#include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 
 #include "backend/cpu/kernels/dot.h"
@@ -77,7 +79,24 @@ void decode_fp4(const uint8_t* codes, const uint16_t* scales, int group_size, in
 
 }  // namespace
 
-const Family kPortableFamily = {"portable", dot_rows, accumulate, decode_f16, decode_bf16,
-                                decode_fp4, nullptr,  nullptr,    nullptr};
+float fold_scores_portable(float* scores, int64_t n, float scale, SoftmaxState* state) {
+  float largest = state->largest;
+  for (int64_t p = 0; p < n; ++p) {
+    scores[p] *= scale;
+    largest = std::max(largest, scores[p]);
+  }
+  const float keep = std::exp(state->largest - largest);
+  float sum = state->sum * keep;
+  for (int64_t p = 0; p < n; ++p) {
+    scores[p] = std::exp(scores[p] - largest);
+    sum += scores[p];
+  }
+  *state = {largest, sum};
+  return keep;
+}
+
+const Family kPortableFamily = {"portable", dot_rows,    accumulate, fold_scores_portable,
+                                decode_f16, decode_bf16, decode_fp4, nullptr,
+                                nullptr,    nullptr};
 
 }  // namespace marlin::cpu

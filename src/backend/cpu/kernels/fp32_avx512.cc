@@ -99,6 +99,20 @@ inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __mmask16 
   for (; j < args.n_x; ++j) accumulate_tile<kVectors, 1>(args, k, last, j);
 }
 
+/// exp(x) for x <= 0 within 2 units in the last place; 0 below -87.3, where the result would be subnormal. NaN stays
+/// NaN.
+inline __m512 exp_negative(__m512 x) {
+  const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ);
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+  // ln 2 in two parts, of which the first is exact in few bits.
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 y = _mm512_set1_ps(1.0f / 5040);  // Taylor's series: |r| <= ln 2 / 2, so the next term is below 6e-9
+  constexpr float kFactors[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  for (const float factor : kFactors) y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(factor));
+  return _mm512_maskz_scalef_ps(normal, y, n);
+}
+
 // vpermps looks only at the low 4 bits of an index, so the low code of a byte needs no mask.
 inline __m512 code_values() {
   return _mm512_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f, -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f,
@@ -174,6 +188,30 @@ void decode_bf16_avx512(const uint16_t* in, int64_t count, float* out) {
     const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in + i)), 16);
     _mm512_mask_storeu_ps(out + i, mask, _mm512_castsi512_ps(bits));
   }
+}
+
+float fold_scores_avx512(float* scores, int64_t n, float scale, SoftmaxState* state) {
+  constexpr int kVectors = 4;
+  const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
+  __m512 v[kVectors];
+  __m512 largest = _mm512_set1_ps(state->largest);
+  for (int i = 0; i < kVectors; ++i) {
+    const __mmask16 mask = n > 16 * i ? tail_mask(n - 16 * i) : 0;
+    v[i] = _mm512_mask_mul_ps(lowest, mask, _mm512_maskz_loadu_ps(mask, scores + 16 * i), _mm512_set1_ps(scale));
+    largest = _mm512_max_ps(v[i], largest);  // of a NaN and a number it takes the second
+  }
+  const float now = _mm512_reduce_max_ps(largest);
+  const __m512 shift = _mm512_set1_ps(now);
+  __m512 sum = _mm512_setzero_ps();
+  for (int i = 0; i < kVectors; ++i) {
+    const __mmask16 mask = n > 16 * i ? tail_mask(n - 16 * i) : 0;
+    const __m512 weight = _mm512_maskz_mov_ps(mask, exp_negative(_mm512_sub_ps(v[i], shift)));
+    _mm512_mask_storeu_ps(scores + 16 * i, mask, weight);
+    sum = _mm512_add_ps(sum, weight);
+  }
+  const float keep = _mm512_cvtss_f32(exp_negative(_mm512_set1_ps(state->largest - now)));
+  *state = {now, state->sum * keep + sum_lanes(sum)};
+  return keep;
 }
 
 void fp4_accumulate_avx512(const Fp4AccumulateArgs& args) {
