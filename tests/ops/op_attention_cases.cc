@@ -9,7 +9,6 @@
 namespace marlin::op_test {
 namespace {
 
-constexpr int kBlocksPerSlot = 4;
 constexpr int kLayers = 2;
 constexpr int kLayer = 1;
 
@@ -18,40 +17,52 @@ struct Token {
   int32_t position;
 };
 
-// Context lengths around the borders of blocks.
-const std::vector<int32_t> kContexts = {64, 65, 130, 1, 128, 129};
+/// Which tokens are in the cache.
+struct Contexts {
+  std::vector<int32_t> lengths;  // of each slot
+  bool interleaved;              // neighbouring tokens of a batch belong to different slots
 
-std::vector<Token> context_tokens() {
-  std::vector<Token> tokens;
-  for (int32_t p = 0; p < 130; ++p) {
-    for (size_t s = 0; s < kContexts.size(); ++s) {
-      if (p < kContexts[s]) tokens.push_back({static_cast<int32_t>(s), p});
+  int32_t longest() const { return *std::max_element(lengths.begin(), lengths.end()); }
+  int blocks_per_slot() const { return longest() / kKvBlockTokens + 2; }
+  int blocks() const { return static_cast<int>(lengths.size()) * blocks_per_slot(); }
+
+  std::vector<Token> tokens() const {
+    std::vector<Token> tokens;
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      for (int32_t p = 0; p < lengths[s]; ++p) tokens.push_back({static_cast<int32_t>(s), p});
     }
+    if (interleaved) {
+      std::stable_sort(tokens.begin(), tokens.end(),
+                       [](const Token& a, const Token& b) { return a.position < b.position; });
+    }
+    return tokens;
   }
-  return tokens;
-}
 
-/// The positions at and next to borders, with the slots interleaved.
-std::vector<Token> query_tokens() {
-  std::vector<Token> tokens;
-  for (const Token& token : context_tokens()) {
-    const int32_t p = token.position;
-    if (p == 0 || (p >= 62 && p <= 65) || p >= 126) tokens.push_back(token);
+  /// The positions at and next to borders: of blocks, and of the pieces that a long context is worked on in.
+  std::vector<Token> queries() const {
+    std::vector<Token> all = tokens();
+    std::erase_if(all, [](const Token& token) {
+      const int32_t p = token.position;
+      return p != 0 && !(p >= 62 && p <= 65) && !(p >= 126 && p <= 129) && !(p >= 508 && p <= 515) && p < 1022;
+    });
+    return all;
   }
-  return tokens;
-}
+};
+
+const Contexts kShort = {{64, 65, 130, 1, 128, 129}, true};
+const Contexts kLong = {{1030, 515}, false};
 
 /// A token batch and the arrays behind it.
-TokenBatch make_batch(Rig& rig, const std::vector<Token>& tokens) {
+TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens) {
   std::vector<int32_t> positions;
   std::vector<int32_t> slots;
   for (const Token& token : tokens) {
     positions.push_back(token.position);
     slots.push_back(token.slot);
   }
-  // Multiplication by 7 modulo 25 (a prime to both) scatters the blocks; one physical block stays unused.
+  // Multiplication by 7 modulo a number that is prime to it scatters the blocks; one physical block stays unused.
   std::vector<int32_t> tables;
-  const int n_blocks = static_cast<int>(kContexts.size()) * kBlocksPerSlot;
+  const int n_blocks = contexts.blocks();
   tables.reserve(static_cast<size_t>(n_blocks));
   for (int i = 0; i < n_blocks; ++i) tables.push_back((i + 1) * 7 % (n_blocks + 1));
   TokenBatch batch;
@@ -61,23 +72,25 @@ TokenBatch make_batch(Rig& rig, const std::vector<Token>& tokens) {
   batch.slots = rig.array(slots);
   batch.roles = rig.array(std::vector<uint8_t>(tokens.size(), 1));
   batch.block_tables = rig.array(tables);
-  batch.n_slots = static_cast<int>(kContexts.size());
-  batch.blocks_per_slot = kBlocksPerSlot;
+  batch.n_slots = static_cast<int>(contexts.lengths.size());
+  batch.blocks_per_slot = contexts.blocks_per_slot();
   return batch;
 }
 
 struct Setup {
+  Contexts contexts;
   MlaShape shape;
   KvType type = KvType::kF32;
   WeightPtr kv_b;
-  std::vector<float> cache;     // [slot][130][latent + rope], what the cache reads back
+  std::vector<float> cache;     // [slot][longest][latent + rope], what the cache reads back
   std::vector<float> q;         // [query tokens, heads, nope + rope]
   std::vector<float> q_latent;  // [query tokens, heads, latent]
 
+  int64_t queries() const { return static_cast<int64_t>(contexts.queries().size()); }
   int64_t values() const { return shape.latent + shape.rope; }
   int64_t key() const { return shape.nope + shape.rope; }
   const float* row(const Token& token) const {
-    return &cache[static_cast<size_t>((token.slot * 130 + token.position) * values())];
+    return &cache[static_cast<size_t>((token.slot * contexts.longest() + token.position) * values())];
   }
 };
 
@@ -85,7 +98,7 @@ struct Setup {
 /// and, for Q8, a largest magnitude of exactly 127 of them in each group. Rounding itself has its own test.
 void fill_cache(Setup& setup) {
   Random random(71);
-  setup.cache.resize(kContexts.size() * 130 * static_cast<size_t>(setup.values()));
+  setup.cache.resize(setup.contexts.lengths.size() * static_cast<size_t>(setup.contexts.longest() * setup.values()));
   for (size_t i = 0; i < setup.cache.size(); ++i) {
     const auto k = static_cast<int>(i % static_cast<size_t>(setup.values()));
     const int in_part = k < setup.shape.latent ? k : k - setup.shape.latent;
@@ -93,8 +106,9 @@ void fill_cache(Setup& setup) {
   }
 }
 
-Setup make_setup(const MlaShape& shape, KvType type, const WeightSpec& weight) {
+Setup make_setup(const Contexts& contexts, const MlaShape& shape, KvType type, const WeightSpec& weight) {
   Setup setup;
+  setup.contexts = contexts;
   setup.shape = shape;
   setup.type = type;
   WeightSpec spec = weight;
@@ -102,7 +116,7 @@ Setup make_setup(const MlaShape& shape, KvType type, const WeightSpec& weight) {
   spec.in_features = shape.latent;
   setup.kv_b = random_weight(spec, 72);
   fill_cache(setup);
-  const auto rows = static_cast<int64_t>(query_tokens().size()) * shape.heads;
+  const int64_t rows = setup.queries() * shape.heads;
   setup.q = Random(73).activations(rows * setup.key());
   setup.q_latent = Random(74).activations(rows * shape.latent);
   return setup;
@@ -110,18 +124,18 @@ Setup make_setup(const MlaShape& shape, KvType type, const WeightSpec& weight) {
 
 /// Writes every slot's whole context.
 KvView write_cache(Rig& rig, const Setup& setup) {
-  const std::vector<Token> tokens = context_tokens();
+  const std::vector<Token> tokens = setup.contexts.tokens();
   KvView kv;
   kv.layout = {rig.device().kv_type(setup.type), setup.shape.latent, setup.shape.rope, kLayers};
   kv.layer = kLayer;
-  kv.pool = rig.allocate(kv.layout.block_bytes() * (kContexts.size() * kBlocksPerSlot + 1));
+  kv.pool = rig.allocate(kv.layout.block_bytes() * static_cast<size_t>(setup.contexts.blocks() + 1));
   std::vector<float> rows;
   for (const Token& token : tokens) {
     const float* row = setup.row(token);
     rows.insert(rows.end(), row, row + setup.values());
     rows.push_back(0);  // a stride larger than the row
   }
-  const TokenBatch batch = make_batch(rig, tokens);
+  const TokenBatch batch = make_batch(rig, setup.contexts, tokens);
   KvWriteArgs args;
   args.batch = &batch;
   args.kv = kv;
@@ -133,8 +147,8 @@ KvView write_cache(Rig& rig, const Setup& setup) {
   return kv;
 }
 
-std::vector<Token> query_range(RowRange range) {
-  const std::vector<Token> tokens = query_tokens();
+std::vector<Token> query_range(const Setup& setup, RowRange range) {
+  const std::vector<Token> tokens = setup.contexts.queries();
   return {tokens.begin() + range.first, tokens.begin() + range.first + range.count};
 }
 
@@ -157,7 +171,7 @@ constexpr double kScale = 0.0625;
 
 std::vector<double> attend_tolerance(const Setup& setup, RowRange range, double u) {
   const MlaShape& s = setup.shape;
-  const std::vector<Token> tokens = query_range(range);
+  const std::vector<Token> tokens = query_range(setup, range);
   std::vector<double> tolerance;
   for (size_t t = 0; t < tokens.size(); ++t) {
     for (int h = 0; h < s.heads; ++h) {
@@ -186,7 +200,7 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, double 
 OpCase attend_case(const std::string& name, const Setup& setup) {
   const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
     const MlaShape& s = setup.shape;
-    const TokenBatch batch = make_batch(rig, query_range(range));
+    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range));
     const View q = rig.act(slice(setup.q, range, s.heads * setup.key()));
     MlaAttendArgs args;
     args.batch = &batch;
@@ -203,7 +217,7 @@ OpCase attend_case(const std::string& name, const Setup& setup) {
     return {
         {"out", width, rig.read_act(args.out, range.count * width), attend_tolerance(setup, range, rig.roundoff())}};
   };
-  return {"MlaAttend" + name, static_cast<int64_t>(query_tokens().size()), run};
+  return {"MlaAttend" + name, setup.queries(), run};
 }
 
 /// Sums of absolute products along the whole chain of the expanded form, for one head.
@@ -225,10 +239,10 @@ std::vector<double> absolute_expansion(const Setup& setup, const float* row) {
 
 std::vector<double> expanded_tolerance(const Setup& setup, RowRange range, double u) {
   const MlaShape& s = setup.shape;
-  const std::vector<Token> tokens = query_range(range);
+  const std::vector<Token> tokens = query_range(setup, range);
   // The largest over all positions of all slots bounds every context, and costs one expansion a position.
   std::vector<double> largest(static_cast<size_t>(setup.kv_b->layout.out_features));
-  for (const Token& token : context_tokens()) {
+  for (const Token& token : setup.contexts.tokens()) {
     const std::vector<double> sums = absolute_expansion(setup, setup.row(token));
     for (size_t n = 0; n < sums.size(); ++n) largest[n] = std::max(largest[n], sums[n]);
   }
@@ -255,7 +269,7 @@ std::vector<double> expanded_tolerance(const Setup& setup, RowRange range, doubl
 OpCase expanded_case(const std::string& name, const Setup& setup) {
   const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
     const MlaShape& s = setup.shape;
-    const TokenBatch batch = make_batch(rig, query_range(range));
+    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range));
     MlaExpandedArgs args;
     args.batch = &batch;
     args.kv = write_cache(rig, setup);
@@ -269,7 +283,7 @@ OpCase expanded_case(const std::string& name, const Setup& setup) {
     return {
         {"out", width, rig.read_act(args.out, range.count * width), expanded_tolerance(setup, range, rig.roundoff())}};
   };
-  return {"MlaExpanded" + name, static_cast<int64_t>(query_tokens().size()), run};
+  return {"MlaExpanded" + name, setup.queries(), run};
 }
 
 OpCase absorb_case(const std::string& name, const Setup& setup) {
@@ -298,7 +312,7 @@ OpCase absorb_case(const std::string& name, const Setup& setup) {
     }
     return {out};
   };
-  return {"MlaAbsorb" + name, static_cast<int64_t>(query_tokens().size()), run};
+  return {"MlaAbsorb" + name, setup.queries(), run};
 }
 
 OpCase unabsorb_case(const std::string& name, const Setup& setup) {
@@ -309,6 +323,7 @@ OpCase unabsorb_case(const std::string& name, const Setup& setup) {
     args.shape = s;
     args.kv_b = rig.weight(setup.kv_b);
     args.o_latent = rig.act(slice(setup.q_latent, range, int64_t{s.heads} * s.latent));
+    args.roles = roles(rig, range);
     const int64_t width = int64_t{s.heads} * s.value;
     args.out = rig.act_out(range.count * width);
     rig.stream().mla_unabsorb(args);
@@ -324,11 +339,12 @@ OpCase unabsorb_case(const std::string& name, const Setup& setup) {
       const float* latent = setup.q_latent.data() + head * s.latent;
       out.tolerance[static_cast<size_t>(i)] =
           kSlack * root(s.latent) * rig.roundoff() * sum +
-          rig.plane_error(*setup.kv_b, h * (s.nope + s.value) + s.nope + i % s.value, latent);
+          rig.plane_error(*setup.kv_b, h * (s.nope + s.value) + s.nope + i % s.value, latent,
+                          role_of(range.first + i / width));
     }
     return {out};
   };
-  return {"MlaUnabsorb" + name, static_cast<int64_t>(query_tokens().size()), run};
+  return {"MlaUnabsorb" + name, setup.queries(), run};
 }
 
 /// What the cache type makes of arbitrary values: attention over a single position returns its latent.
@@ -340,11 +356,11 @@ OpCase rounding_case(const std::string& name, KvType type) {
     const int64_t values = shape.latent + shape.rope;
     std::vector<Token> tokens;
     for (int64_t t = 0; t < range.count; ++t) tokens.push_back({static_cast<int32_t>(range.first + t), 0});
-    const TokenBatch batch = make_batch(rig, tokens);
+    const TokenBatch batch = make_batch(rig, kShort, tokens);
     KvView kv;
     kv.layout = {rig.device().kv_type(type), shape.latent, shape.rope, kLayers};
     kv.layer = kLayer;
-    kv.pool = rig.allocate(kv.layout.block_bytes() * (kContexts.size() * kBlocksPerSlot + 1));
+    kv.pool = rig.allocate(kv.layout.block_bytes() * static_cast<size_t>(kShort.blocks() + 1));
     const std::vector<float> part = slice(latents, range, values);
     const View x = rig.act(part);
     rig.stream().kv_write({&batch, kv, x, values, rig.offset(x, shape.latent), values});
@@ -384,10 +400,11 @@ std::vector<OpCase> attention_cases() {
   const WeightSpec planes{0, 0, DType::kBF16, {32, 32}, false, DType::kF32};
   const WeightSpec g128{0, 0, DType::kBF16, {128}, false, DType::kF32};
   // heads, nope, rope, value, latent
-  const Setup f32 = make_setup({3, 12, 6, 10, 100}, KvType::kF32, bf16);
-  const Setup f16 = make_setup({3, 12, 16, 20, 160}, KvType::kF16, g32);
-  const Setup q8 = make_setup({2, 24, 16, 17, 96}, KvType::kQ8, planes);
-  const Setup one_head = make_setup({1, 16, 8, 16, 128}, KvType::kF16, g128);
+  const Setup f32 = make_setup(kShort, {3, 12, 6, 10, 100}, KvType::kF32, bf16);
+  const Setup f16 = make_setup(kShort, {3, 12, 16, 20, 160}, KvType::kF16, g32);
+  const Setup q8 = make_setup(kShort, {2, 24, 16, 17, 96}, KvType::kQ8, planes);
+  const Setup one_head = make_setup(kShort, {1, 16, 8, 16, 128}, KvType::kF16, g128);
+  const Setup long_context = make_setup(kLong, {3, 8, 8, 16, 64}, KvType::kF16, bf16);
   std::vector<OpCase> cases;
   for (const auto& [name, setup] : {std::pair<std::string, const Setup&>{"F32PlainBF16", f32},
                                     {"F16Fp4G32", f16},
@@ -398,6 +415,8 @@ std::vector<OpCase> attention_cases() {
     cases.push_back(unabsorb_case(name, setup));
     cases.push_back(expanded_case(name, setup));
   }
+  cases.push_back(attend_case("LongContexts", long_context));
+  cases.push_back(expanded_case("LongContexts", long_context));
   cases.push_back(rounding_case("F32", KvType::kF32));
   cases.push_back(rounding_case("F16", KvType::kF16));
   cases.push_back(rounding_case("Q8", KvType::kQ8));

@@ -25,19 +25,19 @@ std::vector<double> compact(const std::vector<double>& values, int64_t rows, int
   return out;
 }
 
-std::vector<double> linear_tolerance(const HostWeight& weight, const std::vector<float>& x, int64_t rows,
+std::vector<double> linear_tolerance(const HostWeight& weight, const std::vector<float>& x, RowRange range,
                                      int64_t stride, const Rig& rig) {
   const int64_t n_out = weight.layout.out_features;
   const int64_t n_in = weight.layout.in_features;
   std::vector<double> tolerance;
-  for (int64_t t = 0; t < rows; ++t) {
+  for (int64_t t = 0; t < range.count; ++t) {
     for (int64_t n = 0; n < n_out; ++n) {
       double sum = std::fabs(weight.bias[static_cast<size_t>(n)]);
       for (int64_t k = 0; k < n_in; ++k) {
         sum += std::fabs(weight.at(n, k) * static_cast<double>(x[static_cast<size_t>(t * stride + k)]));
       }
       tolerance.push_back(kSlack * std::sqrt(static_cast<double>(n_in)) * rig.roundoff() * sum +
-                          rig.plane_error(weight, n, x.data() + t * stride));
+                          rig.plane_error(weight, n, x.data() + t * stride, role_of(range.first + t)));
     }
   }
   return tolerance;
@@ -60,12 +60,13 @@ OpCase linear_case(std::string name, const WeightSpec& spec, int64_t rows, int64
     args.x = rig.act(part);
     args.x_stride = stride;
     args.weight = rig.weight(weight);
+    args.roles = roles(rig, range);
     args.out = rig.act_out(range.count * out_stride);
     args.out_stride = out_stride;
     rig.stream().linear(args);
     const std::vector<double> out = rig.read_act(args.out, range.count * out_stride);
     return {{"out", spec.out_features, compact(out, range.count, out_stride, spec.out_features),
-             linear_tolerance(*weight, part, range.count, stride, rig)}};
+             linear_tolerance(*weight, part, range, stride, rig)}};
   };
   return {std::move(name), rows, run};
 }

@@ -125,6 +125,7 @@ OpCase expert_linear_case(const std::string& name, const WeightSpec& spec, int64
     args.x_row_stride = row_stride;
     args.x_slot_stride = slot_stride;
     args.bank = rig.bank(bank);
+    args.roles = roles(rig, range);
     const int64_t width = top_k * spec.out_features;
     args.out = rig.act_out(range.count * width);
     rig.stream().expert_linear(args);
@@ -135,7 +136,8 @@ OpCase expert_linear_case(const std::string& name, const WeightSpec& spec, int64
       const float* row = part.data() + pair / top_k * row_stride + pair % top_k * slot_stride;
       const Sum sum = dot(expert, static_cast<int64_t>(i) % spec.out_features, row);
       out.tolerance[i] = kSlack * root(spec.in_features) * rig.roundoff() * sum.absolute +
-                         rig.plane_error(expert, static_cast<int64_t>(i) % spec.out_features, row);
+                         rig.plane_error(expert, static_cast<int64_t>(i) % spec.out_features, row,
+                                         role_of(range.first + pair / top_k));
     }
     return {out};
   };
@@ -187,7 +189,7 @@ struct Bounded {
 /// Outputs of one expert for one input row with the error that FP32 may make: the dot products' own, what silu and the
 /// product pass on (silu's slope is at most 1.1), and what the down projection adds.
 std::vector<Bounded> expert_bound(const HostWeight& gate, const HostWeight& up, const HostWeight& down, const float* x,
-                                  const Rig& rig) {
+                                  Role role, const Rig& rig) {
   const double u = rig.roundoff();
   std::vector<double> hidden;
   std::vector<double> hidden_error;
@@ -197,8 +199,8 @@ std::vector<Bounded> expert_bound(const HostWeight& gate, const HostWeight& up, 
     const Sum v = dot(up, i, x);
     const double silu = g.value / (1 + std::exp(-g.value));
     hidden.push_back(silu * v.value);
-    const double gate_error = dot_error * g.absolute + rig.plane_error(gate, i, x);
-    const double up_error = dot_error * v.absolute + rig.plane_error(up, i, x);
+    const double gate_error = dot_error * g.absolute + rig.plane_error(gate, i, x, role);
+    const double up_error = dot_error * v.absolute + rig.plane_error(up, i, x, role);
     hidden_error.push_back(1.1 * gate_error * (std::fabs(v.value) + up_error) + std::fabs(silu) * up_error +
                            8 * u * std::fabs(hidden.back()));
   }
@@ -206,7 +208,7 @@ std::vector<Bounded> expert_bound(const HostWeight& gate, const HostWeight& up, 
   for (int64_t n = 0; n < down.layout.out_features; ++n) {
     const Sum y = dot(down, n, hidden.data());
     double error = kSlack * root(down.layout.in_features) * u * y.absolute +
-                   rig.plane_error(down, n, hidden.data(), hidden_error.data());
+                   rig.plane_error(down, n, hidden.data(), role, hidden_error.data());
     for (size_t k = 0; k < hidden.size(); ++k) {
       error += std::fabs(down.at(n, static_cast<int64_t>(k))) * hidden_error[k];
     }
@@ -216,13 +218,14 @@ std::vector<Bounded> expert_bound(const HostWeight& gate, const HostWeight& up, 
 }
 
 std::vector<double> moe_tolerance(const Moe& moe, const std::vector<int32_t>& ids, const std::vector<float>& weights,
-                                  const std::vector<float>& x, const Rig& rig) {
+                                  const std::vector<float>& x, int64_t first_row, const Rig& rig) {
   const double u = rig.roundoff();
   std::vector<double> tolerance;
   const size_t rows = x.size() / static_cast<size_t>(moe.width);
   const auto top_k = static_cast<size_t>(moe.top_k);
   for (size_t t = 0; t < rows; ++t) {
     const float* row = x.data() + t * static_cast<size_t>(moe.width);
+    const Role role = role_of(first_row + static_cast<int64_t>(t));
     std::vector<double> bound(static_cast<size_t>(moe.width));
     const auto add = [&](const std::vector<Bounded>& y, double weight) {
       for (size_t n = 0; n < y.size(); ++n) {
@@ -231,9 +234,10 @@ std::vector<double> moe_tolerance(const Moe& moe, const std::vector<int32_t>& id
     };
     for (size_t j = 0; j < top_k; ++j) {
       const auto e = static_cast<size_t>(ids[t * top_k + j]);
-      add(expert_bound(*moe.gate[e], *moe.up[e], *moe.down[e], row, rig), static_cast<double>(weights[t * top_k + j]));
+      add(expert_bound(*moe.gate[e], *moe.up[e], *moe.down[e], row, role, rig),
+          static_cast<double>(weights[t * top_k + j]));
     }
-    if (moe.shared_gate) add(expert_bound(*moe.shared_gate, *moe.shared_up, *moe.shared_down, row, rig), 1);
+    if (moe.shared_gate) add(expert_bound(*moe.shared_gate, *moe.shared_up, *moe.shared_down, row, role, rig), 1);
     tolerance.insert(tolerance.end(), bound.begin(), bound.end());
   }
   return tolerance;
@@ -281,6 +285,7 @@ OpCase moe_case(bool fused, const std::string& name, const Moe& moe, int64_t row
     args.weights = rig.act(factors);
     args.x = rig.act(part);
     args.x_stride = moe.width;
+    args.roles = roles(rig, range);
     args.gate = rig.bank(moe.gate);
     args.up = rig.bank(moe.up);
     args.down = rig.bank(moe.down);
@@ -297,7 +302,7 @@ OpCase moe_case(bool fused, const std::string& name, const Moe& moe, int64_t row
     } else {
       decomposed_moe(rig, args, moe);
     }
-    return {{"out", moe.width, rig.read_act(args.out, n), moe_tolerance(moe, chosen, factors, part, rig)}};
+    return {{"out", moe.width, rig.read_act(args.out, n), moe_tolerance(moe, chosen, factors, part, range.first, rig)}};
   };
   return {fmt::format("{}Moe{}Top{}T{}", fused ? "Fused" : "Decomposed", name, moe.top_k, rows), rows, run};
 }

@@ -212,6 +212,14 @@ Output exact(std::string name, int64_t width, std::vector<double> values) {
   return {std::move(name), width, std::move(values), std::move(tolerance)};
 }
 
+View roles(Rig& rig, RowRange range) {
+  std::vector<uint8_t> roles;
+  for (int64_t row = range.first; row < range.first + range.count; ++row) {
+    roles.push_back(static_cast<uint8_t>(role_of(row)));
+  }
+  return rig.array(roles);
+}
+
 std::string compare(const std::vector<Output>& actual, const std::vector<Output>& expected) {
   std::string message = compare_shapes(actual, expected);
   double worst = 1;

@@ -107,11 +107,13 @@ class Rig {
   }
   /// Unit roundoff of this device's activations and sums: FP32's at best, so the oracle gets the same bounds.
   double roundoff() const;
-  /// What activations as two int8 planes add to the error of rows n of W x, for devices that compute FP4 products so
+  /// What activations as int8 planes add to the error of row n of W x, for devices that compute FP4 products so
   /// (backend/cpu/kernels/planes.h): an x is off by a uniform error of at most half a step, where a step is the largest
-  /// |x| of its 128 / 32639. Six standard deviations of the sum. `error` is what x itself may be off by.
+  /// |x| of its 128 / 32639, or 256 times that in a prompt. Six standard deviations of the sum. `error` is what x
+  /// itself may be off by.
   template <typename T>
-  double plane_error(const HostWeight& weight, int64_t n, const T* x, const double* error = nullptr) const {
+  double plane_error(const HostWeight& weight, int64_t n, const T* x, Role role, const double* error = nullptr) const {
+    const double steps = role == Role::kPrompt ? 32639.0 / 256 : 32639.0;
     if (weight.layout.n_planes == 0 || !device_.info().int8_planes) return 0;
     double variance = 0;
     for (int64_t first = 0; first < weight.layout.in_features; first += 128) {
@@ -122,7 +124,7 @@ class Rig {
         largest = std::max(largest, std::fabs(static_cast<double>(x[k])) + (error != nullptr ? error[k] : 0));
         squares += weight.at(n, k) * weight.at(n, k);
       }
-      variance += squares * std::pow(largest / 32639, 2) / 12;
+      variance += squares * std::pow(largest / steps, 2) / 12;
     }
     return 6 * std::sqrt(variance);
   }
@@ -134,6 +136,11 @@ class Rig {
   std::vector<std::unique_ptr<LinearWeight>> weights_;
   std::vector<std::unique_ptr<ExpertBank>> banks_;
 };
+
+/// The numerics class of a case's row: both in one batch.
+inline Role role_of(int64_t row) {
+  return row % 3 == 1 ? Role::kPrompt : Role::kDecode;
+}
 
 /// Row-major [rows, width], with the largest allowed error of each element (0: exact).
 struct Output {
@@ -149,6 +156,8 @@ struct RowRange {
   int64_t first = 0;
   int64_t count = 0;
 };
+
+View roles(Rig& rig, RowRange range);
 
 struct OpCase {
   std::string name;
