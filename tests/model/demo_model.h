@@ -33,6 +33,7 @@ struct DemoOptions {
   std::string device = "cpu";
   std::string kernels = {};  // of the CPU
   int threads = 2;
+  bool deterministic = true;
   ModelOptions model = {.max_tokens = 80,
                         .max_logit_rows = 80,
                         .max_slots = 8,
@@ -49,8 +50,9 @@ class DemoModel {
  public:
   explicit DemoModel(const DemoOptions& options)
       : checkpoint_(Checkpoint::open(options.directory)),
-        device_(make_device(options.device,
-                            {.threads = options.threads, .deterministic = true, .kernels = options.kernels})),
+        device_(make_device(
+            options.device,
+            {.threads = options.threads, .deterministic = options.deterministic, .kernels = options.kernels})),
         inner_(device_->make_stream()),
         wrapped_(options.wrap ? options.wrap(*device_, *inner_) : nullptr),
         model_(Model::load(checkpoint_, *device_, options.model)),

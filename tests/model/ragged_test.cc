@@ -29,28 +29,23 @@ DemoOptions demo_options() {
 /// A sequence of `total` known tokens of which the first `cached` are in the cache before the common step.
 struct Participant {
   std::vector<int32_t> ids;
-  int cached = 0;
+  int cached;
+  Role role;  // in the common step
 };
 
-class Ragged : public ::testing::TestWithParam<std::tuple<KvType, AttentionForm>> {};
-
 // Five sequences of different lengths at different positions in one step, tokens interleaved.
-TEST_P(Ragged, ABatchGivesEverySequenceItsSoloBits) {
-  MARLIN_SKIP_WITHOUT(any_demo());
-  DemoOptions options = demo_options();
-  options.model.kv_type = std::get<0>(GetParam());
-  options.model.attention = std::get<1>(GetParam());
+void expect_solo_bits(const DemoOptions& options) {
   DemoModel demo(options);
-  const std::vector<Participant> participants = {{random_ids(3, 1), 0},
-                                                 {random_ids(65, 2), 64},
-                                                 {random_ids(130, 3), 63},
-                                                 {random_ids(20, 4), 7},
-                                                 {random_ids(70, 5), 69}};
+  const std::vector<Participant> participants = {{random_ids(3, 1), 0, Role::kPrompt},
+                                                 {random_ids(65, 2), 64, Role::kDecode},
+                                                 {random_ids(130, 3), 63, Role::kPrompt},
+                                                 {random_ids(20, 4), 7, Role::kDecode},
+                                                 {random_ids(70, 5), 69, Role::kDecode}};
   std::vector<std::vector<float>> solo;
   for (const Participant& p : participants) {
     KvSequence sequence(demo.cache());
     if (p.cached > 0) demo.feed(sequence, std::span(p.ids).first(static_cast<size_t>(p.cached)));
-    solo.push_back(demo.feed(sequence, std::span(p.ids).subspan(static_cast<size_t>(p.cached))));
+    solo.push_back(demo.feed(sequence, std::span(p.ids).subspan(static_cast<size_t>(p.cached)), p.role));
   }
 
   std::vector<KvSequence> sequences;
@@ -66,8 +61,8 @@ TEST_P(Ragged, ABatchGivesEverySequenceItsSoloBits) {
     for (size_t s = 0; s < participants.size(); ++s) {
       const int position = participants[s].cached + i;
       if (position >= static_cast<int>(participants[s].ids.size())) continue;
-      step.tokens.push_back(
-          {participants[s].ids[static_cast<size_t>(position)], static_cast<int32_t>(s), position, Role::kPrompt, true});
+      step.tokens.push_back({participants[s].ids[static_cast<size_t>(position)], static_cast<int32_t>(s), position,
+                             participants[s].role, true});
     }
   }
   const std::vector<float> together = demo.run(step);
@@ -78,6 +73,26 @@ TEST_P(Ragged, ABatchGivesEverySequenceItsSoloBits) {
     const float* own = solo[slot].data() + next[slot]++ * vocab;
     ASSERT_EQ(0, std::memcmp(own, together.data() + i * vocab, vocab * sizeof(float)))
         << "sequence " << slot << ", position " << step.tokens[i].position;
+  }
+}
+
+class Ragged : public ::testing::TestWithParam<std::tuple<KvType, AttentionForm>> {};
+
+TEST_P(Ragged, ABatchGivesEverySequenceItsSoloBits) {
+  MARLIN_SKIP_WITHOUT(any_demo());
+  DemoOptions options = demo_options();
+  options.model.kv_type = std::get<0>(GetParam());
+  options.model.attention = std::get<1>(GetParam());
+  expect_solo_bits(options);
+}
+
+// On FP4 weights, where prompts may be computed differently from answers.
+TEST(RaggedSteps, PromptsAndAnswersInOneStepGiveTheirSoloBits) {
+  DemoOptions options = demo_options();
+  options.directory = mmfp4_demo();
+  for (const bool deterministic : {true, false}) {
+    options.deterministic = deterministic;
+    expect_solo_bits(options);
   }
 }
 
