@@ -25,7 +25,7 @@ define check
 	@python3 scripts/run_tests.py build/$(1) $(2)
 endef
 
-.PHONY: help setup build demo test test-long lint asan tsan fuzz portable install clean
+.PHONY: help setup build demo test test-long lint asan tsan fuzz arm64 portable install clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -67,6 +67,12 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS (30) over its committed cor
 	@command -v clang++-14 >/dev/null || { echo "fuzz: clang++-14 is missing: scripts/setup.sh --ci installs it"; exit 1; }
 	$(call build,fuzz)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+arm64: setup ## cross-compile the kernels for 64-bit ARM and run their tests under QEMU
+	@command -v aarch64-linux-gnu-g++ >/dev/null || { echo "arm64: the cross compiler is missing: scripts/setup.sh --ci installs it"; exit 1; }
+	$(call build,arm64)
+	$(call check,arm64,-j 2 -E cpu_invariance_test --no-tests=error)
+	@GTEST_FILTER='*neon_i8mm*' python3 scripts/run_tests.py build/arm64 -R cpu_invariance_test --no-tests=error
 
 portable: setup ## compile, without linking, with clang-19 and libc++: a gate for macOS
 	@scripts/portable.sh

@@ -11,7 +11,7 @@ apt_packages=(g++ cmake make ninja-build ccache pkg-config git python3
   libcli11-dev libfmt-dev libsimdjson-dev nlohmann-json3-dev libpcre2-dev libedit-dev
   libgtest-dev libgmock-dev)
 apt_ci_packages=(clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev
-  clang-19 libc++-19-dev libc++abi-19-dev g++-aarch64-linux-gnu qemu-user)
+  clang-19 libc++-19-dev libc++abi-19-dev g++-aarch64-linux-gnu qemu-user googletest)
 brew_packages=(cmake ninja ccache pkg-config cli11 fmt simdjson nlohmann-json pcre2 libedit googletest)
 oracle=tests/text/oracle # compares tokenizer and template with npm's packages
 

@@ -67,8 +67,7 @@ TEST(Perplexity, OfTheBf16DemoIsTheReferences) {
 TEST(Divergence, OfAModelFromItselfIsZero) {
   const auto text =
       write_rows(R"({"messages":[{"role":"user","content":"Hello"},{"role":"assistant","content":"Hi!"}]})");
-  const EvalResult result =
-      evaluate(
+  const EvalResult result = evaluate(
       {.model = demo(), .text = text, .reference = demo(), .device = "cpu", .kv_type = "f32", .deterministic = true});
   ASSERT_TRUE(result.divergence.has_value());
   EXPECT_NEAR(result.divergence->kl_mean, 0, 1e-12);

@@ -65,8 +65,7 @@ TEST_P(CpuInvarianceTest, OtherRowsDoNotShow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, CpuInvarianceTest,
-                         testing::Combine(testing::Values("portable", "avx2", "avx512vnni"),
-                                          testing::ValuesIn(all_cases())),
+                         testing::Combine(testing::ValuesIn(kCpuKernels), testing::ValuesIn(all_cases())),
                          [](const testing::TestParamInfo<Param>& test) {
                            return std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
                          });
@@ -90,7 +89,7 @@ TEST_P(CpuFusedMoeTest, EqualsItsDecomposition) {
   EXPECT_EQ(compared, 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, CpuFusedMoeTest, testing::Values("portable", "avx2", "avx512vnni"),
+INSTANTIATE_TEST_SUITE_P(Cpu, CpuFusedMoeTest, testing::ValuesIn(kCpuKernels),
                          [](const testing::TestParamInfo<std::string>& test) { return test.param; });
 
 TEST(CpuDeviceTest, UnknownKernelsAreAnError) {

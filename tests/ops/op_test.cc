@@ -27,7 +27,7 @@ TEST_P(OpTest, MatchesOracle) {
   EXPECT_EQ(compare_bits(actual, run_on(*device, op_case)), "") << "a second run differs";
 }
 
-INSTANTIATE_TEST_SUITE_P(Ops, OpTest, testing::Combine(testing::ValuesIn(kBackends), testing::ValuesIn(all_cases())),
+INSTANTIATE_TEST_SUITE_P(Ops, OpTest, testing::Combine(testing::ValuesIn(backends()), testing::ValuesIn(all_cases())),
                          [](const testing::TestParamInfo<Param>& test) {
                            return std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
                          });
@@ -80,7 +80,7 @@ TEST_P(BackendTest, NoRowsIsNoWork) {
   rig_->stream().wait(rig_->stream().submit());
 }
 
-INSTANTIATE_TEST_SUITE_P(Ops, BackendTest, testing::ValuesIn(kBackends));
+INSTANTIATE_TEST_SUITE_P(Ops, BackendTest, testing::ValuesIn(backends()));
 
 // ---- the harness itself
 // ----------------------------------------------------------------------------------------------

@@ -110,6 +110,12 @@ std::vector<std::byte> encode_plain(const std::vector<double>& plain, DType type
   return bytes;
 }
 
+std::vector<std::string> backends() {
+  std::vector<std::string> names;
+  for (const std::string& kernels : kCpuKernels) names.push_back("cpu_" + kernels);
+  return names;
+}
+
 std::unique_ptr<Device> make_if_available(const std::string& backend, int threads) {
   const size_t underscore = backend.find('_');
   DeviceOptions options;

@@ -22,9 +22,21 @@
 
 namespace marlin::op_test {
 
-/// The devices under test, of the CPU one for each kernel family. A new backend adds its name here; one that this build
-/// or machine lacks is skipped.
-inline const std::vector<std::string> kBackends = {"cpu_portable", "cpu_avx2", "cpu_avx512vnni"};
+/// The CPU's kernel families on this architecture. One that the machine at hand lacks is skipped.
+inline const std::vector<std::string> kCpuKernels = {
+#if defined(__x86_64__)
+    "avx2",
+    "avx512vnni",
+#elif defined(__aarch64__)
+    "neon",
+    "neon_dotprod",
+    "neon_i8mm",
+#endif
+    "portable",
+};
+
+/// The devices under test, of the CPU one for each kernel family. A new backend adds its name here.
+std::vector<std::string> backends();
 
 /// Null when it cannot be used here.
 std::unique_ptr<Device> make_if_available(const std::string& backend, int threads = 2);

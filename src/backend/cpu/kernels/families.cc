@@ -4,10 +4,51 @@
 
 #include <vector>
 
+#if defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #include "marlin/error.h"
 
 namespace marlin::cpu {
 namespace {
+
+#if defined(__aarch64__)
+
+struct ArmFeatures {
+  bool dotprod = false;
+  bool i8mm = false;
+};
+
+#if defined(__APPLE__)
+
+ArmFeatures arm_features() {
+  const auto has = [](const char* name) {
+    int value = 0;
+    size_t length = sizeof(value);
+    return sysctlbyname(name, &value, &length, nullptr, 0) == 0 && value != 0;
+  };
+  return {has("hw.optional.arm.FEAT_DotProd"), has("hw.optional.arm.FEAT_I8MM")};
+}
+
+#elif defined(__linux__)
+
+ArmFeatures arm_features() {
+  constexpr unsigned long kDotprod = 1UL << 20;  // HWCAP_ASIMDDP
+  constexpr unsigned long kI8mm = 1UL << 13;     // HWCAP2_I8MM
+  return {(getauxval(AT_HWCAP) & kDotprod) != 0, (getauxval(AT_HWCAP2) & kI8mm) != 0};
+}
+
+#else
+
+ArmFeatures arm_features() {
+  return {};
+}
+
+#endif
+#endif
 
 std::vector<const Family*> find_families() {
   std::vector<const Family*> families;
@@ -19,6 +60,11 @@ std::vector<const Family*> find_families() {
                       __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
   if (avx512) families.push_back(&kAvx512Family);
   if (avx2) families.push_back(&kAvx2Family);
+#elif defined(__aarch64__)
+  const ArmFeatures features = arm_features();
+  if (features.dotprod && features.i8mm) families.push_back(&kI8mmFamily);
+  if (features.dotprod) families.push_back(&kDotprodFamily);
+  families.push_back(&kNeonFamily);
 #endif
   families.push_back(&kPortableFamily);
   return families;

@@ -101,6 +101,10 @@ extern const Family kPortableFamily;
 #if defined(__x86_64__)
 extern const Family kAvx2Family;    // AVX2, FMA, F16C
 extern const Family kAvx512Family;  // AVX-512 F, BW, VL, VBMI, VNNI
+#elif defined(__aarch64__)
+extern const Family kNeonFamily;     // every 64-bit ARM
+extern const Family kDotprodFamily;  // and the dot product extension (ARMv8.2)
+extern const Family kI8mmFamily;     // and the int8 matrix extension (ARMv8.6)
 #endif
 
 }  // namespace marlin::cpu
