@@ -1,8 +1,12 @@
 #include "base/thread_pool.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <system_error>
 
 #include "base/check.h"
+#include "marlin/error.h"
 
 namespace marlin {
 namespace {
@@ -22,10 +26,22 @@ void cpu_relax() {
 
 ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads) {
   MARLIN_CHECK(n_threads >= 1, "n_threads = {}", n_threads);
-  for (int worker = 1; worker < n_threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+  try {
+    for (int worker = 1; worker < n_threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+  } catch (const std::system_error& error) {
+    const size_t started = workers_.size() + 1;
+    stop();
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{} threads: the system gives {} and no more ({}); ask for fewer with --threads", n_threads,
+                            started, error.what()));
+  }
 }
 
 ThreadPool::~ThreadPool() {
+  stop();
+}
+
+void ThreadPool::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_.store(true);

@@ -38,6 +38,7 @@ class ThreadPool {
  private:
   using Task = void (*)(const void* context, int64_t begin, int64_t end, int worker);
   void run(int64_t n, Task task, const void* context);
+  void stop();
   void work(int worker);
   void take_chunks(int worker);
   bool has_work() const { return static_cast<uint32_t>(ticket_.load()) != 0; }

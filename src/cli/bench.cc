@@ -51,7 +51,6 @@ figures of a machine shared with others mean little.)";
 
 constexpr int kMostTokens = 1 << 24;
 constexpr int kMostSequences = 1024;
-constexpr int kMostThreads = 1024;
 
 struct ListFlag {
   const char* option;
@@ -89,14 +88,14 @@ bool in_ci() {
 void warn_of_swapping() {
   const MemoryStatus memory = memory_status();
   if (memory.swap_used <= memory.swap_total / 4) return;
-  fmt::print(stderr, "swap {} of {} used: should the machine swap meanwhile, the figures mean little\n",
-             human_bytes(memory.swap_used), human_bytes(memory.swap_total));
+  say("swap {} of {} used: should the machine swap meanwhile, the figures mean little\n", human_bytes(memory.swap_used),
+      human_bytes(memory.swap_total));
 }
 
 /// Nothing is half-written and nobody waits: ending at once is the cleanest end.
 void end_interrupted() {
-  if (isatty(STDERR_FILENO) == 1) std::fputs("\r\x1b[K", stderr);
-  std::fputs("metal-marlin: interrupted\n", stderr);
+  if (isatty(STDERR_FILENO) == 1) write_stderr("\r\x1b[K");
+  write_stderr("metal-marlin: interrupted\n");
   std::_Exit(kInterrupted);
 }
 
@@ -145,10 +144,10 @@ void add_bench(CLI::App& parent, Action& action) {
   add_list(*app, "-d,--n-depth", flags->depths, "Positions that are there before; default 0");
   add_list(*app, "-b,--batch", flags->batches, "Sequences at a time; default 1");
   app->add_option("-t,--threads", engine.threads, "CPU threads; default: one a physical core")
-      ->check(CLI::Range(1, kMostThreads).description(""))
+      ->transform(whole_number(1, kMostThreads))
       ->type_name("N");
   app->add_option("-r,--repetitions", flags->options.repetitions, "Repetitions of each test; default 5")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->type_name("N");
   app->add_option("-o,--output", flags->output, "md, json, jsonl or csv; default md")
       ->check(CLI::IsMember({"md", "json", "jsonl", "csv"}).description(""))

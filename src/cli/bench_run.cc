@@ -204,7 +204,14 @@ void Bench::load() {
   report_.repetitions = options_.repetitions;
   if (options_.roofline) check_room(name, memory_, report_.file_bytes, 0);
   load_start_ = now_ms();
-  engine_ = std::make_unique<Engine>(engine_options_);
+  try {
+    engine_ = std::make_unique<Engine>(engine_options_);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNoMemory) throw;
+    throw Error(
+        error.code(),
+        fmt::format("{}; bench's context is the largest -d plus -p or -n, for each of -b sequences", error.what()));
+  }
   report_.info = engine_->info();
   if (options_.roofline) check_room(name, memory_, report_.file_bytes, report_.info.kv_memory);
   prompts_ = std::make_unique<PromptMaker>(*engine_);

@@ -9,7 +9,9 @@
 #include "cli/commands.h"
 #include "cli/engine_flags.h"
 #include "cli/line_editor.h"
+#include "cli/output.h"
 #include "cli/sampling_flags.h"
+#include "cli/signals.h"
 #include "marlin/error.h"
 
 namespace marlin::cli {
@@ -22,7 +24,7 @@ constexpr const char* kExamples = R"(Examples:
 
 In the chat, /help lists the commands: /system /think /regen /undo /reset /stats /save /load /exit. Ctrl-C ends an
 answer and not the program; Ctrl-D or /exit leaves. Without a terminal each line of standard input is a message, the
-answers alone go to standard output, and the exit code is 1 when a message failed.)";
+answers alone go to standard output, and the exit code is 1 when a message failed; Ctrl-C ends it with 130.)";
 
 struct ChatFlags {
   EngineFlags engine;
@@ -45,6 +47,11 @@ LineEditor::Result read_message(LineEditor& editor, std::string& message) {
   }
 }
 
+/// Ctrl-C ends an answer and not the program, where there is a terminal to go on at; SIGTERM ends both.
+bool interrupted(const ChatSession& session, const LineEditor& editor) {
+  return termination_requested() || (!editor.interactive() && session.interrupted());
+}
+
 /// One line of the user. Returns false when the program is to end.
 bool handle(ChatSession& session, const std::string& message) {
   if (message.find_first_not_of(" \t\n") == std::string::npos) return true;
@@ -62,24 +69,26 @@ int run(const ChatFlags& flags) {
   LineEditor editor(history_path());
   print_model(engine->info(), flags.engine.verbose);
   if (flags.engine.verbose) {
-    fmt::print(stderr, "{}\n", describe(flags.sampling.over(engine->info().default_sampling)));
+    say("{}\n", describe(flags.sampling.over(engine->info().default_sampling)));
   }
-  if (editor.interactive()) fmt::print(stderr, "/help lists the commands, Ctrl-D leaves\n");
+  if (editor.interactive()) say("/help lists the commands, Ctrl-D leaves\n");
   bool failed = false;
   for (std::string message;;) {
     const LineEditor::Result result = read_message(editor, message);
     if (result == LineEditor::Result::kEnd) break;
     if (result == LineEditor::Result::kInterrupted) {
-      fmt::print(stderr, "(Ctrl-D or /exit leaves)\n");
+      say("(Ctrl-D or /exit leaves)\n");
       continue;
     }
     try {
       if (!handle(session, message)) break;
     } catch (const Error& error) {  // the request's boundary: the conversation goes on
-      fmt::print(stderr, "metal-marlin: {}\n", error.what());
+      say("metal-marlin: {}\n", error.what());
       failed = true;
     }
+    if (interrupted(session, editor)) return kInterrupted;
   }
+  if (termination_requested()) return kInterrupted;
   return failed && !editor.interactive() ? kFailed : kOk;
 }
 

@@ -19,7 +19,7 @@ namespace {
 
 /// Remarks about the conversation are not part of it: they go to standard error.
 void say_aside(std::string_view text) {
-  fmt::print(stderr, "{}\n", text);
+  cli::say("{}\n", text);
 }
 
 Json assistant_message(const ParsedOutput& output) {
@@ -47,11 +47,14 @@ const ChatSession::Entry ChatSession::kCommands[] = {
     {"exit", "", "leave; Ctrl-D does too", nullptr},
 };
 
+bool ChatSession::has_system() const {
+  return !conversation_.messages.empty() && conversation_.messages.front().value("role", "") == "system";
+}
+
 void ChatSession::set_system(const std::string& text) {
   require_utf8(text, "the system message");
   Json& messages = conversation_.messages;
-  const bool has_system = !messages.empty() && messages.front().value("role", "") == "system";
-  if (has_system) messages.erase(0);
+  if (has_system()) messages.erase(0);
   if (!text.empty()) messages.insert(messages.begin(), Json{{"role", "system"}, {"content", text}});
 }
 
@@ -101,9 +104,9 @@ void ChatSession::system(const std::string& text) {
     set_system(text == "-" ? "" : text);
     return;
   }
-  const Json& messages = conversation_.messages;
-  const bool has_system = !messages.empty() && messages.front().value("role", "") == "system";
-  say_aside(has_system ? messages.front().value("content", "") : "no system message");
+  if (!has_system()) return say_aside("no system message");
+  const Json content = conversation_.messages.front().value("content", Json());
+  say_aside(content.is_string() ? content.get<std::string>() : content.dump());
 }
 
 void ChatSession::think(const std::string& text) {
@@ -147,9 +150,7 @@ void ChatSession::undo(const std::string& /*text*/) {
 }
 
 void ChatSession::reset(const std::string& /*text*/) {
-  const Json& messages = conversation_.messages;
-  const bool has_system = !messages.empty() && messages.front().value("role", "") == "system";
-  conversation_.messages = messages_before(has_system ? 1 : 0);
+  conversation_.messages = messages_before(has_system() ? 1 : 0);
   say_aside("forgotten");
 }
 

@@ -20,6 +20,8 @@ class ChatSession {
 
   /// Asks and prints the answer; both become part of the conversation. An error leaves the conversation as it was.
   void say(const std::string& text);
+  /// The last answer was.
+  bool interrupted() const { return last_ && last_->reason == FinishReason::kCancelled; }
   /// A line that begins with '/'. Returns false when the program is to end. Throws Error.
   bool command(const std::string& line);
 
@@ -44,6 +46,7 @@ class ChatSession {
   void help(const std::string& text);
 
   void answer();
+  bool has_system() const;
   size_t last_user_message() const;
   Json messages_before(size_t count) const;
 

@@ -14,10 +14,10 @@ void EngineFlags::add_to(CLI::App& app) {
       ->required()
       ->type_name("DIR");
   app.add_option("--ctx", context, "Positions for prompt and answer; default: what fits memory, at most 32,768")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->type_name("N");
   app.add_option("--threads", threads, "CPU threads; default: one a physical core")
-      ->check(whole_number(1))
+      ->transform(whole_number(1, kMostThreads))
       ->type_name("N");
   app.add_option("--kv", kv, "Type of the KV cache: f32, f16 or q8; default f16")
       ->check(CLI::IsMember({"f32", "f16", "q8"}).description(""))
@@ -52,14 +52,14 @@ std::unique_ptr<Engine> EngineFlags::load(int max_parallel) const {
 }
 
 void print_model(const ModelInfo& info, bool verbose) {
-  fmt::print(stderr, "{} on {}: {} of weights{}, context {} of {}, KV cache {} ({} a token), loaded in {:.1f} s\n",
-             info.name, info.device, human_bytes(info.weight_bytes), info.synthetic ? " (synthetic)" : "", info.context,
-             info.model_context, info.kv_type, human_bytes(info.kv_bytes_per_token), info.load_seconds);
-  if (info.synthetic) fmt::print(stderr, "warning: {} is synthetic: random weights, which talk nonsense\n", info.name);
+  say("{} on {}: {} of weights{}, context {} of {}, KV cache {} ({} a token), loaded in {:.1f} s\n", info.name,
+      info.device, human_bytes(info.weight_bytes), info.synthetic ? " (synthetic)" : "", info.context,
+      info.model_context, info.kv_type, human_bytes(info.kv_bytes_per_token), info.load_seconds);
+  if (info.synthetic) say("warning: {} is synthetic: random weights, which talk nonsense\n", info.name);
   if (!verbose) return;
-  fmt::print(stderr, "{}, vocabulary {}, {} MTP layer; device: {}\n", info.architecture, info.vocab_size,
-             info.has_mtp ? "with an" : "no", info.device_description);
-  for (const std::string& note : info.notes) fmt::print(stderr, "note: {}\n", note);
+  say("{}, vocabulary {}, {} MTP layer; device: {}\n", info.architecture, info.vocab_size,
+      info.has_mtp ? "with an" : "no", info.device_description);
+  for (const std::string& note : info.notes) say("note: {}\n", note);
 }
 
 }  // namespace marlin::cli

@@ -87,7 +87,7 @@ void add_eval(CLI::App& parent, Action& action) {
   app->add_option("--reference", flags->reference, "Checkpoint to compare with: KL divergence and top-1 agreement")
       ->type_name("DIR");
   app->add_option("--windows", options.windows, "Score the first N windows; default: all")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->type_name("N");
   app->add_option("--ids", flags->ids,
                   "Token ids to compute logits of: a JSON array, or a safetensors file with \"ids\"")
@@ -101,7 +101,7 @@ void add_eval(CLI::App& parent, Action& action) {
       ->check(CLI::IsMember({"f32", "f16", "q8"}).description(""))
       ->type_name("TYPE");
   app->add_option("--threads", options.threads, "CPU threads; default: one a physical core")
-      ->check(whole_number(1))
+      ->transform(whole_number(1, kMostThreads))
       ->type_name("N");
   app->add_flag("--deterministic", options.deterministic, "One class of numerics for prompt and answer");
   app->add_flag("--json", flags->json, "Print the figures as one JSON object");

@@ -28,7 +28,7 @@ bool parse_whole(const std::string& text, T& value) {
 CLI::Validator number(double low, double high, std::string expected, bool above_low) {
   const auto check = [low, high, expected = std::move(expected), above_low](const std::string& text) -> std::string {
     char* end = nullptr;
-    const double value = std::strtod(text.c_str(), &end);
+    const float value = std::strtof(text.c_str(), &end);  // as it will be used: 1e-60 is 0
     const bool whole = !text.empty() && *end == '\0' && std::isfinite(value);
     if (whole && value <= high && (above_low ? value > low : value >= low)) return {};
     return fmt::format("'{}' is not {}", text, expected);
@@ -36,19 +36,25 @@ CLI::Validator number(double low, double high, std::string expected, bool above_
   return {check, ""};
 }
 
-CLI::Validator whole_number(int low) {
-  const auto check = [low](const std::string& text) -> std::string {
+// For Option::transform: CLI11 would read 010 as an octal number, so it is given the number that was meant.
+CLI::Validator whole_number(int low, int high) {
+  const auto check = [low, high](std::string& text) -> std::string {
     int value = 0;
-    if (parse_whole(text, value) && value >= low) return {};
-    return fmt::format("'{}' is not a whole number from {} to {}", text, low, std::numeric_limits<int>::max());
+    if (!parse_whole(text, value) || value < low || value > high) {
+      return fmt::format("'{}' is not a whole number from {} to {}", text, low, high);
+    }
+    text = std::to_string(value);
+    return {};
   };
   return {check, ""};
 }
 
 CLI::Validator unsigned_number() {
-  const auto check = [](const std::string& text) -> std::string {
+  const auto check = [](std::string& text) -> std::string {
     uint64_t value = 0;
-    return parse_whole(text, value) ? "" : fmt::format("'{}' is not a whole number from 0 to 2^64 - 1", text);
+    if (!parse_whole(text, value)) return fmt::format("'{}' is not a whole number from 0 to 2^64 - 1", text);
+    text = std::to_string(value);
+    return {};
   };
   return {check, ""};
 }

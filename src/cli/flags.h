@@ -10,10 +10,13 @@ namespace marlin::cli {
 /// A finite number from `low` (not included with `above_low`) to `high`. `expected` ends the message "'7' is not …".
 CLI::Validator number(double low, double high, std::string expected, bool above_low = false);
 
-/// A whole number that an int holds, from `low` on.
-CLI::Validator whole_number(int low);
+/// A decimal whole number from `low` to `high`; give it to transform(), which takes leading zeros away.
+CLI::Validator whole_number(int low, int high = std::numeric_limits<int>::max());
 
-/// A whole number that a uint64_t holds.
+/// Most threads that --threads takes.
+inline constexpr int kMostThreads = 1024;
+
+/// The same for a uint64_t.
 CLI::Validator unsigned_number();
 
 /// A text that is not empty.

@@ -119,14 +119,14 @@ int run(const GenerateFlags& flags) {
   // Only now: a request that is refused leaves one line, the error's.
   const auto heading = [&] {
     print_model(engine->info(), flags.engine.verbose);
-    if (flags.engine.verbose) fmt::print(stderr, "{}\n", settings);
+    if (flags.engine.verbose) say("{}\n", settings);
   };
   const Finished finished =
       receive(handle, {.print = !flags.json, .second_interrupt_ends_program = true, .heading = heading});
   if (flags.json) {
     write_stdout(to_json(finished, prompt_ids).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
   }
-  fmt::print(stderr, "{}\n", figures(finished, flags.sampling.max_tokens));
+  say("{}\n", figures(finished, flags.sampling.max_tokens));
   return finished.reason == FinishReason::kCancelled ? kInterrupted : kOk;
 }
 

@@ -65,10 +65,15 @@ void check_messages(const Json& messages, const std::string& name) {
   }
   for (size_t i = 0; i < messages.size(); ++i) {
     const Json& message = messages[i];
-    if (message.is_object() && message.contains("role") && message["role"].is_string()) continue;
-    throw Error(ErrorCode::kBadFile, fmt::format("{}: messages[{}] has no \"role\"; expected an object like "
-                                                 "{{\"role\": \"user\", \"content\": \"…\"}}",
-                                                 printable(name), i));
+    if (!message.is_object() || !message.contains("role") || !message["role"].is_string()) {
+      throw Error(ErrorCode::kBadFile, fmt::format("{}: messages[{}] has no \"role\"; expected an object like "
+                                                   "{{\"role\": \"user\", \"content\": \"…\"}}",
+                                                   printable(name), i));
+    }
+    const Json content = message.value("content", Json());
+    if (content.is_string() || content.is_array() || content.is_null()) continue;
+    throw Error(ErrorCode::kBadFile, fmt::format("{}: the \"content\" of messages[{}] is {}; expected a text",
+                                                 printable(name), i, content.type_name()));
   }
 }
 
@@ -136,6 +141,9 @@ Conversation read_conversation(const std::string& path) {
       if (value.is_array()) conversation.tools = std::move(value);
     } else if (key == "template_args") {
       if (!value.is_object()) bad_field(name, "template_args", "an object", value);
+      if (value.contains("enable_thinking") && !value["enable_thinking"].is_boolean()) {
+        bad_field(name, "enable_thinking", "true or false", value["enable_thinking"]);
+      }
       conversation.template_args = std::move(value);
     } else {
       throw Error(ErrorCode::kBadFile,

@@ -17,17 +17,20 @@
 #include <string_view>
 #include <utility>
 
+#include "cli/signals.h"
+
 namespace marlin::cli {
 namespace {
 
 constexpr int kHistoryLines = 1000;
 
-// Ctrl-C reaches the waiting reader through a pipe: a signal between the prompt and the read, or on another thread,
-// would not interrupt the read itself.
+// Ctrl-C and SIGTERM reach the waiting reader through a pipe: a signal between the prompt and the read, or on another
+// thread, would not interrupt the read itself.
 int interrupt_pipe[2] = {-1, -1};
 
-void note_interrupt(int /*signal*/) {
+void note_interrupt(int signal) {
   const int saved_errno = errno;
+  note_termination(signal);
   const char byte = 0;
   [[maybe_unused]] const ssize_t written = write(interrupt_pipe[1], &byte, 1);
   errno = saved_errno;
@@ -47,6 +50,7 @@ struct LineEditor::Terminal {
   std::string prompt;
   std::string history_file;
   struct sigaction old_int {};
+  struct sigaction old_term {};
   std::mbstate_t partial_character{};
   bool interrupted = false;
 
@@ -66,6 +70,7 @@ struct LineEditor::Terminal {
     action.sa_handler = note_interrupt;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, &old_int);
+    sigaction(SIGTERM, &action, &old_term);
 
     HistEvent event{};
     history = history_init();
@@ -90,6 +95,7 @@ struct LineEditor::Terminal {
     el_end(editor);
     history_end(history);
     sigaction(SIGINT, &old_int, nullptr);
+    sigaction(SIGTERM, &old_term, nullptr);
     for (int& end : interrupt_pipe) close(std::exchange(end, -1));
   }
 
@@ -155,7 +161,7 @@ LineEditor::Result LineEditor::read(const std::string& prompt, std::string& line
     if (terminal_->interrupted) el_reset(terminal_->editor);
     std::fputs("\n", stdout);
     std::fflush(stdout);
-    return terminal_->interrupted ? Result::kInterrupted : Result::kEnd;
+    return terminal_->interrupted && !termination_requested() ? Result::kInterrupted : Result::kEnd;
   }
   line.assign(text, static_cast<size_t>(count));
   while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();

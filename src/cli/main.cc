@@ -1,8 +1,11 @@
 // The command line: finds the command, runs it, and turns what goes wrong into one line and an exit code.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
-#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 #include <sstream>
@@ -30,7 +33,7 @@ constexpr const char* kMmfp4Examples = R"(Examples:
 
 int fail(std::string message, int exit_code) {
   std::ranges::replace(message, '\n', ' ');
-  std::fputs(("metal-marlin: " + message + "\n").c_str(), stderr);
+  write_stderr("metal-marlin: " + message + "\n");
   return exit_code;
 }
 
@@ -112,10 +115,20 @@ int guarded_run(int argc, char** argv) {
   }
 }
 
+/// A file opened later must not become standard input or output. What stands in for them fails when it is used: one
+/// cannot read a write-only file.
+void occupy_standard_streams() {
+  for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) std::abort();
+  }
+}
+
 }  // namespace
 }  // namespace marlin::cli
 
 int main(int argc, char** argv) {
+  marlin::cli::occupy_standard_streams();
   std::signal(SIGPIPE, SIG_IGN);  // a closed standard output is an error of write() then
   return marlin::cli::guarded_run(argc, argv);
 }

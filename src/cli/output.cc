@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 #include "base/memory.h"
+#include "cli/signals.h"
 #include "marlin/error.h"
 
 namespace marlin::cli {
@@ -89,14 +89,35 @@ std::string human_bytes(uint64_t bytes) {
   return fmt::format("{:.{}f} {}", value, unit == 0 || value >= 100 ? 0 : 1, kUnits[unit]);
 }
 
+void write_stderr(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = write(STDERR_FILENO, text.data(), text.size());
+    if (n < 0 && errno != EINTR && errno != EAGAIN) return;
+    if (n > 0) text.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
 AnswerPrinter::AnswerPrinter() : terminal_(isatty(STDOUT_FILENO) == 1) {
   colours_ = wants_colours(terminal_ ? STDOUT_FILENO : STDERR_FILENO);
 }
 
 AnswerPrinter::~AnswerPrinter() {
   // Only an error or an interruption leaves a part open; the terminal must not stay dimmed.
-  if (part_ != Part::kReasoning || !colours_) return;
-  std::fputs(std::string(kNormal).c_str(), stderr);
+  try {
+    dim(false);
+  } catch (...) {
+    // Standard output is gone, and with it what was dimmed.
+  }
+}
+
+// A signal that ends the program meanwhile puts the terminal right (signals.h).
+void AnswerPrinter::dim(bool on) {
+  if (on == dimmed_ || !colours_) return;
+  dimmed_ = on;
+  if (on) reset_terminal_at_signal(terminal_ ? STDOUT_FILENO : STDERR_FILENO);
+  const std::string_view code = on ? kDim : kNormal;
+  terminal_ ? write_stdout(code) : write_stderr(code);
+  if (!on) reset_terminal_at_signal(-1);
 }
 
 void AnswerPrinter::put(std::string_view text) {
@@ -104,22 +125,18 @@ void AnswerPrinter::put(std::string_view text) {
   line_open_ = text.back() != '\n';
   if (terminal_) {
     write_stdout(without_controls(text));
-  } else if (part_ == Part::kReasoning) {
-    const std::string shown = isatty(STDERR_FILENO) == 1 ? without_controls(text) : std::string(text);
-    std::fwrite(shown.data(), 1, shown.size(), stderr);
-  } else {
+  } else if (part_ == Part::kContent) {
     write_stdout(text);
+  } else {
+    write_stderr(isatty(STDERR_FILENO) == 1 ? without_controls(text) : std::string(text));
   }
 }
 
 void AnswerPrinter::leave() {
   if (part_ == Part::kNone) return;
   if (line_open_) put("\n");
-  if (part_ == Part::kReasoning) {
-    if (colours_ && terminal_) write_stdout(kNormal);
-    if (colours_ && !terminal_) std::fwrite(kNormal.data(), 1, kNormal.size(), stderr);
-    if (terminal_) put("\n");
-  }
+  dim(false);
+  if (part_ == Part::kReasoning && terminal_) put("\n");
   part_ = Part::kNone;
   line_open_ = false;
 }
@@ -128,12 +145,7 @@ void AnswerPrinter::enter(Part part) {
   if (part_ == part && part != Part::kToolCall) return;
   leave();
   part_ = part;
-  if (part != Part::kReasoning || !colours_) return;
-  if (terminal_) {
-    write_stdout(kDim);
-  } else {
-    std::fwrite(kDim.data(), 1, kDim.size(), stderr);
-  }
+  dim(part == Part::kReasoning);
 }
 
 void AnswerPrinter::print(const OutputDelta& delta) {

@@ -1,9 +1,12 @@
 // Standard output, and how an answer looks on it.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "marlin/engine.h"
 
@@ -15,11 +18,18 @@ struct BrokenPipe {};
 /// Writes all of `text` at once. Throws BrokenPipe, or Error{kIo} when the disk is full or the like.
 void write_stdout(std::string_view text);
 
+/// Writes to standard error. A full disk or a closed pipe there is no reason to lose the answer.
+void write_stderr(std::string_view text);
+template <typename... Args>
+void say(fmt::format_string<Args...> format, Args&&... args) {
+  write_stderr(fmt::format(format, std::forward<Args>(args)...));
+}
+
 /// "1.5 GiB"
 std::string human_bytes(uint64_t bytes);
 
 /// Prints an answer as it comes. On a terminal the reasoning is dimmed and control characters are made visible;
-/// elsewhere standard output gets the content alone, byte for byte, and the reasoning goes to standard error.
+/// elsewhere standard output gets the content alone, byte for byte; reasoning and tool calls go to standard error.
 class AnswerPrinter {
  public:
   AnswerPrinter();
@@ -35,10 +45,12 @@ class AnswerPrinter {
   enum class Part { kNone, kReasoning, kContent, kToolCall };
   void enter(Part part);
   void leave();
+  void dim(bool on);
   void put(std::string_view text);
 
   bool terminal_;  // standard output is one
-  bool colours_;
+  bool colours_;   // reasoning can be dimmed
+  bool dimmed_ = false;
   Part part_ = Part::kNone;
   bool line_open_ = false;  // the stream of the current part is in the middle of a line
 };

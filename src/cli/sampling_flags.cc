@@ -33,7 +33,7 @@ std::pair<int32_t, float> parse_logit_bias(const std::string& text) {
 void SamplingFlags::add_to(CLI::App& app) {
   app.add_option("--max-tokens", max_tokens,
                  "Most tokens to generate; default: until the model ends or the context is full")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->type_name("N");
   app.add_option("--temperature", temperature, "0 (greedy) to 2; default: the model's")
       ->check(number(0, 2, "a number from 0 (greedy) to 2"))
@@ -42,7 +42,7 @@ void SamplingFlags::add_to(CLI::App& app) {
       ->check(number(0, 1, "a number above 0 and at most 1", true))
       ->type_name("P");
   app.add_option("--top-k", top_k, "Sample from the K most likely tokens; 0 = off")
-      ->check(whole_number(0))
+      ->transform(whole_number(0))
       ->type_name("K");
   app.add_option("--min-p", min_p, "Leave out tokens less likely than P times the likeliest; 0 = off")
       ->check(number(0, 1, "a number from 0 to 1"))
@@ -60,14 +60,14 @@ void SamplingFlags::add_to(CLI::App& app) {
       ->allow_extra_args(false)
       ->type_name("ID=V");
   app.add_option("--seed", seed, "Seed of the random choices; default: drawn, and printed")
-      ->check(unsigned_number())
+      ->transform(unsigned_number())
       ->type_name("S");
   app.add_option("--stop", stop, "End when the output contains STR, which is left out; may be repeated")
       ->allow_extra_args(false)
       ->check(not_empty())
       ->type_name("STR");
   app.add_option("--max-thinking-tokens", max_thinking_tokens, "End the reasoning after N tokens and answer")
-      ->check(whole_number(0))
+      ->transform(whole_number(0))
       ->type_name("N");
   app.add_flag("--ignore-eos", ignore_eos, "Go on when the model ends its turn");
 }

@@ -1,11 +1,20 @@
-// Ctrl-C while an answer is being made.
+// Ctrl-C and SIGTERM while an answer is being made.
 #pragma once
 
+#include <array>
 #include <csignal>
 #include <functional>
 #include <thread>
 
 namespace marlin::cli {
+
+/// Whether a SIGTERM has come to somebody who asked for it here, with InterruptScope or note_termination.
+bool termination_requested();
+/// For signal handlers.
+void note_termination(int signal);
+
+/// The terminal whose dimmed text a signal that ends the program must end first; -1: none.
+void reset_terminal_at_signal(int fd);
 
 /// While it lives, the first SIGINT or SIGTERM calls `on_interrupt` on a thread of its own. What the next one does is
 /// up to `Second`: end the program at once, or nothing. One object at a time.
@@ -18,7 +27,7 @@ class InterruptScope {
   InterruptScope& operator=(const InterruptScope&) = delete;
 
  private:
-  int pipe_[2] = {-1, -1};
+  std::array<int, 2> pipe_ = {-1, -1};
   struct sigaction old_int_ {};
   struct sigaction old_term_ {};
   std::thread watcher_;

@@ -66,10 +66,10 @@ void add_synth(CLI::App& parent, Action& action) {
       ->type_name("NAME");
   app->add_option("directory", flags->directory, "Directory to write")->required()->type_name("DIR");
   app->add_option("--layers", flags->layers, "Only the first N layers, and MTP; default: all")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->type_name("N");
   app->add_option("--seed", flags->options.seed, "Of the random numbers; default 0")
-      ->check(unsigned_number())
+      ->transform(unsigned_number())
       ->type_name("N");
   app->add_flag("--json", flags->json, "Print the result as one JSON object");
   app->footer(kExamples);

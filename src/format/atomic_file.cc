@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
+#include <utility>
 
 #include "marlin/error.h"
 
@@ -27,7 +29,20 @@ void sync_directory(const std::filesystem::path& directory) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)), temporary_(path_) {
+AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::file_status status = fs::status(path_, error);
+  if (fs::is_directory(status)) {
+    throw Error(ErrorCode::kUsage, fmt::format("{} is a directory; give the name of a file", path_.string()));
+  }
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (fd_ < 0) fail("open", errno);
+    return;
+  }
+  if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error);
+  temporary_ = path_;
   temporary_ += ".partial";
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail("create", errno);
@@ -36,7 +51,7 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)), tem
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
   close(fd_);
-  unlink(temporary_.c_str());
+  if (!temporary_.empty()) unlink(temporary_.c_str());
 }
 
 void AtomicFile::fail(const char* action, int reason) const {
@@ -44,7 +59,8 @@ void AtomicFile::fail(const char* action, int reason) const {
                            ? "; free some space or choose another directory, nothing was left under this name"
                            : "; check the directory and its permissions";
   throw Error(ErrorCode::kIo,
-              fmt::format("cannot {} {}: {}{}", action, temporary_.string(), std::strerror(reason), advice));
+              fmt::format("cannot {} {}: {}{}", action, (temporary_.empty() ? path_ : temporary_).string(),
+                          std::strerror(reason), advice));
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -57,6 +73,11 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 }
 
 void AtomicFile::commit() {
+  if (temporary_.empty()) {
+    const int fd = std::exchange(fd_, -1);
+    if (close(fd) != 0) fail("close", errno);
+    return;
+  }
   if (fsync(fd_) != 0) fail("sync", errno);
   if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename", errno);
   close(fd_);

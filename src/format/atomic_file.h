@@ -9,9 +9,10 @@ namespace marlin {
 
 /// Writes to `path` + ".partial"; commit() fsyncs and renames it to `path`. Destroyed before that, it removes the
 /// temporary file, so that a failed or interrupted write never leaves something that looks like a whole file.
+/// A symbolic link stays one: the file it points to is replaced. Devices and pipes are written to directly.
 class AtomicFile {
  public:
-  /// Throws Error{kIo} when the temporary file cannot be created.
+  /// Throws Error{kUsage} for a directory, Error{kIo} when the temporary file cannot be created.
   explicit AtomicFile(std::filesystem::path path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
@@ -25,7 +26,7 @@ class AtomicFile {
   [[noreturn]] void fail(const char* action, int reason) const;
 
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
+  std::filesystem::path temporary_;  // empty: written directly
   int fd_ = -1;
 };
 

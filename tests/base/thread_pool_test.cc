@@ -1,14 +1,19 @@
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <mutex>
 #include <numeric>
 #include <utility>
 #include <vector>
+
+#include "marlin/error.h"
 
 namespace marlin {
 namespace {
@@ -26,6 +31,24 @@ std::vector<Range> ranges_of(ThreadPool& pool, int64_t n) {
   std::sort(ranges.begin(), ranges.end());
   return ranges;
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which need more address space than the limit
+TEST(ThreadPoolDeathTest, TooManyThreadsAreAnError) {
+  const auto start_too_many = [] {
+    rlimit limit{};
+    limit.rlim_cur = limit.rlim_max = rlim_t{1} << 30;  // of address space: room for some stacks
+    setrlimit(RLIMIT_AS, &limit);
+    try {
+      const ThreadPool pool(1024);
+    } catch (const Error& error) {
+      std::fputs(error.what(), stderr);
+      std::_Exit(3);
+    }
+    std::_Exit(4);
+  };
+  EXPECT_EXIT(start_too_many(), testing::ExitedWithCode(3), "1024 threads: the system gives .* --threads");
+}
+#endif
 
 TEST(ThreadPool, EveryElementOnceInContiguousRanges) {
   for (int threads = 1; threads <= 5; ++threads) {

@@ -80,7 +80,8 @@ class Answers(cli.CliTest):
         answer = self.generate_json("--messages", file, "--temperature", "0")
         self.assertEqual(answer["tool_calls"], [{"name": "get_weather", "arguments": {"city": "Paris"}}])
         plain = self.assert_ok(self.generate("--messages", file, "--temperature", "0"))
-        self.assertEqual(plain.stdout, 'tool call: get_weather {"city":"Paris"}\n')
+        self.assertEqual(plain.stdout, "")  # content only
+        self.assertIn('tool call: get_weather {"city":"Paris"}\n', plain.stderr)
         no_thinking = {**cli.WEATHER, "template_args": {"enable_thinking": False}}
         answer = self.generate_json("--messages", "-", "--max-tokens", "1", stdin=json.dumps(no_thinking))
         self.assertEqual(answer["prompt_ids"][-1], 8183)  # </think>
@@ -175,6 +176,26 @@ class Endings(cli.CliTest):
         err = process.stderr.read().decode()
         self.assertEqual(process.wait(cli.TIMEOUT), 0, err)
         self.assertNotIn("metal-marlin:", err)
+
+    def hello(self, **streams):
+        command = [cli.ARGS.program, "mmfp4", "generate", "-m", self.model, "-p", "Hello", "--max-tokens", "5", "--no-think",
+                   "--temperature", "0"]
+        return subprocess.run(command, env=self.env, timeout=cli.TIMEOUT,
+                              **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams})
+
+    def test_closed_standard_streams(self):
+        answer = self.hello().stdout
+        self.assertEqual(self.hello(preexec_fn=lambda: os.close(0)).stdout, answer)
+        self.assertEqual(self.hello(preexec_fn=lambda: os.close(2)).stdout, answer)
+        done = self.hello(preexec_fn=lambda: os.close(1))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"metal-marlin: cannot write to standard output: Bad file descriptor", done.stderr)
+
+    @unittest.skipUnless(os.path.exists("/dev/full"), "there is no /dev/full here")
+    def test_full_standard_error_loses_no_answer(self):
+        with open("/dev/full", "wb") as full:
+            done = self.hello(stderr=full)
+        self.assertEqual((done.returncode, done.stdout), (0, self.hello().stdout))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "there is no /dev/full here")
     def test_full_disk(self):

@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import time
 import unittest
 
@@ -73,6 +74,36 @@ class Piped(cli.CliTest):
         self.assertEqual(result.code, 1)
         self.assertEqual(result.stdout, HELLO)
         self.assertEqual(result.stderr.count("metal-marlin: "), 6)
+
+    def test_files_of_another_shape_leave_the_conversation(self):
+        turns = [{"role": "system", "content": None}, {"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+        self.write_json("parts.json", turns)
+        self.write_json("number.json", [{"role": "user", "content": 5}])
+        self.write_json("think.json", {"messages": turns, "template_args": {"enable_thinking": "no"}})
+        result = self.chat("/load number.json\n/load think.json\n/load parts.json\n/system\n/think\n/system x\nHello\n", *GREEDY)
+        self.assertEqual(result.code, 1)
+        errors = [line for line in result.stderr.split("\n") if line.startswith("metal-marlin: ")]
+        self.assertEqual(len(errors), 2, result)
+        self.assertIn('"content" of messages[0] is number', errors[0])
+        self.assertIn('"enable_thinking" is string; expected true or false', errors[1])
+        self.assertIn("2 messages read from parts.json\nnull\nreasoning is", result.stderr)
+        self.assertTrue(result.stdout, result)
+
+    def interrupted(self, number):
+        """The exit code of a piped chat that a signal meets in its first answer."""
+        process = subprocess.Popen([cli.ARGS.program, "mmfp4", "chat", "-m", self.model, "--no-think", "--ignore-eos",
+                                    "--temperature", "1.5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, env=self.env)
+        process.stdin.write(b"Tell me a story\nTell me another\n")
+        process.stdin.flush()
+        self.assertTrue(process.stdout.read(20))
+        process.send_signal(number)
+        process.communicate(timeout=cli.TIMEOUT)
+        return process.returncode
+
+    def test_a_signal_ends_it(self):
+        self.assertEqual(self.interrupted(signal.SIGINT), 130)
+        self.assertEqual(self.interrupted(signal.SIGTERM), 130)
 
     def test_invalid_utf8(self):
         result = self.chat(b"\xff\nHello\n", *GREEDY)
@@ -155,6 +186,33 @@ class Terminal(cli.CliTest):
         history = self.folder / "state" / "metal-marlin" / "chat_history"
         self.assertIn("story", history.read_text())
         self.assertEqual(history.stat().st_mode & 0o077, 0)
+
+    def test_termination_at_the_prompt(self):
+        self.start("mmfp4", "chat", "-m", self.model)
+        self.expect(r"> ")
+        os.kill(self.pid, signal.SIGTERM)
+        self.assertEqual(self.exit_code(), 130)
+
+    def test_termination_in_an_answer(self):
+        self.start("mmfp4", "chat", "-m", self.model, "--no-think", "--ignore-eos", "--temperature", "1.5")
+        self.expect(r"> ")
+        self.type("Tell me a story\n")
+        self.expect(r"(?i)[a-z]+ [a-z]+ [a-z]+ [a-z]+ [a-z]+ [a-z]+ [a-z]+ [a-z]+")
+        os.kill(self.pid, signal.SIGTERM)
+        self.assertEqual(self.exit_code(), 130)
+
+    def test_a_second_interrupt_leaves_no_dim_terminal(self):
+        # Without </think> the reasoning goes on until it is interrupted.
+        self.start("mmfp4", "generate", "-m", self.model, "-p", "What is 23 + 45?", "--ignore-eos", "--logit-bias",
+                   f"{self.think_end()}=-100", "--temperature", "1.5")
+        self.expect(r"\x1b\[2m[^\x1b]{20}")
+        os.kill(self.pid, signal.SIGINT)
+        os.kill(self.pid, signal.SIGINT)
+        self.expect(r"\x1b\[0m")
+
+    def think_end(self):
+        tokens = json.loads((cli.Path(self.model) / "tokenizer.json").read_text())["added_tokens"]
+        return next(t["id"] for t in tokens if t["content"] == "</think>")
 
     def test_reasoning_is_dimmed(self):
         self.start("mmfp4", "generate", "-m", self.model, "-p", "What is 23 + 45?", "--temperature", "0")

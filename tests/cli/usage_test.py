@@ -1,5 +1,6 @@
 """Help, exit codes, and one clear line for everything that can be wrong with flags, prompts and models."""
 import json
+import subprocess
 import unittest
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Flags(cli.CliTest):
     def test_values_out_of_range(self):
         for flag, values in {
                 "--temperature": ["-0.1", "2.1", "nan", "hot", ""],
-                "--top-p": ["0", "1.01", "-1"],
+                "--top-p": ["0", "1.01", "-1", "1e-60", "inf"],
                 "--top-k": ["-1", "1.5", "99999999999"],
                 "--min-p": ["-0.1", "1.1"],
                 "--repetition-penalty": ["0", "2.5"],
@@ -47,7 +48,7 @@ class Flags(cli.CliTest):
                 "--max-tokens": ["0", "-5", "many"],
                 "--max-thinking-tokens": ["-1"],
                 "--ctx": ["0", "-1", "4k"],
-                "--threads": ["0", "-2"],
+                "--threads": ["0", "-2", "1025", "0x10"],
                 "--seed": ["-1", "1e3", "99999999999999999999"],
                 "--kv": ["bf16"],
                 "--device": ["abacus"],
@@ -58,6 +59,10 @@ class Flags(cli.CliTest):
             for value in values:
                 with self.subTest(flag=flag, value=value):
                     self.assert_error(self.generate("-p", "x", flag, value), 2, flag)
+
+    def test_numbers_are_decimal(self):
+        answer = self.generate_json("-p", "Hello", "--no-think", "--temperature", "0", "--max-tokens", "010", "--seed", "010")
+        self.assertEqual((answer["usage"]["completion_tokens"], answer["seed"]), (10, 10))
 
     def test_wrong_flags(self):
         self.assert_error(self.generate("-p", "x", "--frobnicate"), 2, "--frobnicate", "--help")
@@ -149,6 +154,14 @@ class Models(cli.CliTest):
         elsewhere.mkdir()
         (elsewhere / "mine").symlink_to(self.model)
         self.assert_ok(self.mmfp4("inspect", "mine"))  # models/ of the working directory
+
+    def test_installed(self):
+        prefix = self.folder / "prefix"
+        subprocess.run(["cmake", "--install", Path(cli.ARGS.program).parents[2], "--prefix", prefix], check=True,
+                       stdout=subprocess.DEVNULL)
+        result = subprocess.run([prefix / "bin" / "metal-marlin", "mmfp4", "inspect", "GLM-4.7-Flash-Demo-MMFP4"],
+                                capture_output=True, env=self.env, cwd=self.folder, timeout=cli.TIMEOUT)
+        self.assertEqual(result.returncode, 0, result)
 
     def test_truncated_shard(self):
         shard = next(Path(self.model).glob("model-*.safetensors"))

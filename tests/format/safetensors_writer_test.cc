@@ -147,5 +147,19 @@ TEST(AtomicText, ReplacesWholeOrNotAtAll) {
   EXPECT_EQ(read_text_file(dir / "c.json"), "");
 }
 
+TEST(AtomicText, LinksStayAndOtherThingsAreNotReplaced) {
+  namespace fs = std::filesystem;
+  const TempDir dir;
+  testing_files::write(dir / "target", "old");
+  fs::create_symlink("target", dir / "link");
+  write_file_atomically(dir / "link", "new");
+  EXPECT_TRUE(fs::is_symlink(dir / "link"));
+  EXPECT_EQ(testing_files::read(dir / "target"), "new");
+  write_file_atomically("/dev/null", "gone");
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  expect_error(ErrorCode::kUsage, {"is a directory"}, [&] { write_file_atomically(dir.path(), "x"); });
+  EXPECT_EQ(files_in(dir.path()), (std::vector<std::string>{"link", "target"}));
+}
+
 }  // namespace
 }  // namespace marlin

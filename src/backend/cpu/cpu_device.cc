@@ -143,8 +143,10 @@ class CpuDevice : public Device {
 }  // namespace cpu
 
 std::unique_ptr<Device> make_cpu_device(const DeviceOptions& options) {
-  if (options.threads < 0) {
-    throw Error(ErrorCode::kUsage, fmt::format("threads = {}: expected 0 (one a core) or more", options.threads));
+  constexpr int kMostThreads = 1024;
+  if (options.threads < 0 || options.threads > kMostThreads) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("threads = {}: expected 0 (one a core) to {}", options.threads, kMostThreads));
   }
   return std::make_unique<cpu::CpuDevice>(options.threads > 0 ? options.threads : cpu::usable_cores(),
                                           cpu::choose_family(options.kernels), options.deterministic);
