@@ -61,8 +61,9 @@ void CheckpointReader::read_config() {
   if (std::filesystem::exists(directory_ / kUnfinishedName)) {
     throw Error(
         ErrorCode::kBadFile,
-        fmt::format("{} is unfinished: {} marks a `metal-marlin mmfp4 synth` that is running or was interrupted; "
-                    "let it end, run it again, or remove the directory",
+        fmt::format("{} is unfinished: {} marks a `metal-marlin mmfp4 quantize` or `synth` that is running or was "
+                    "interrupted; let it end, continue it (`quantize --resume`, or the same `synth` again), or remove "
+                    "the directory",
                     directory_.string(), kUnfinishedName));
   }
   const std::filesystem::path path = directory_ / "config.json";

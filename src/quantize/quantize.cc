@@ -12,6 +12,8 @@
 #include "format/fp4.h"
 #include "marlin/error.h"
 #include "model/tensors.h"
+#include "quantize/destination.h"
+#include "quantize/fingerprint.h"
 #include "quantize/rtn.h"
 
 namespace marlin {
@@ -19,6 +21,8 @@ namespace {
 
 // Source bytes read, quantized and written at a time: what bounds the memory.
 constexpr int64_t kChunkElements = int64_t{1} << 22;
+// At most what a tensor adds to a shard's header and to the index.
+constexpr uint64_t kHeaderEntryBytes = 384;
 
 using Sink = std::function<void(std::span<const std::byte>)>;
 
@@ -184,6 +188,17 @@ void check_options(const std::filesystem::path& source, const std::filesystem::p
   }
 }
 
+/// What the bytes of the shards depend on: --resume must not mix two conversions.
+Json recipe_of(const Checkpoint& source, const QuantizeOptions& options) {
+  return {{"options",
+           {{"method", "rtn"},
+            {"group_size", options.group_size},
+            {"include_head", options.include_head},
+            {"include_embeddings", options.include_embeddings},
+            {"max_shard_bytes", options.max_shard_bytes}}},
+          {"source", checkpoint_fingerprint(source)}};
+}
+
 }  // namespace
 
 Json QuantizeReport::to_json() const {
@@ -214,18 +229,20 @@ QuantizeReport quantize_checkpoint(const std::filesystem::path& source, const st
   }
   Conversion conversion(checkpoint, config, options);
   std::vector<OutputTensor> tensors = conversion.plan();
-  // The recipe stands in every shard's header: resume keeps only shards made by the same one.
-  const std::map<std::string, std::string> recipe = {
-      {"format", "pt"}, {"method", "rtn"}, {"group_size", std::to_string(options.group_size)}};
-  std::filesystem::create_directories(destination);
-  write_checkpoint(destination, std::move(tensors),
-                   {.max_shard_bytes = options.max_shard_bytes,
-                    .resume = options.resume,
-                    .metadata = recipe,
-                    .progress = options.progress});
+  Destination directory(destination, "metal-marlin mmfp4 quantize", recipe_of(checkpoint, options),
+                        options.resume ? Interrupted::kContinue : Interrupted::kRefuse);
+  directory.check(conversion.report().bytes + tensors.size() * kHeaderEntryBytes);
+  directory.begin();
+  write_checkpoint(
+      destination, std::move(tensors),
+      {.max_shard_bytes = options.max_shard_bytes,
+       .resume = options.resume,
+       .metadata = {{"format", "pt"}, {"method", "rtn"}, {"group_size", std::to_string(options.group_size)}},
+       .progress = options.progress});
   copy_side_files(source, destination);
   write_file_atomically(destination / "config.json",
                         quantized_config(source, options, conversion.kept_linears()).dump(2) + "\n");
+  directory.finish();
 
   QuantizeReport report = std::move(conversion.report());
   report.bits_per_weight = 8.0 * static_cast<double>(report.bytes) /

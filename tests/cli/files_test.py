@@ -1,6 +1,9 @@
 """doctor, and the commands that work on checkpoints: inspect, quantize, repair, eval."""
 import json
+import resource
 import shutil
+import signal
+import subprocess
 import unittest
 from pathlib import Path
 
@@ -86,10 +89,32 @@ class Quantize(cli.CliTest):
         self.assertTrue(all(0 < tensor["relative_rmse"] < 0.2 for tensor in errors))
         self.assertGreater(len(list(target.glob("model-*.safetensors"))), 1)
         self.assertTrue(json.loads(self.mmfp4("inspect", target, "--json").stdout)["whole"])
-        self.assert_error(self.mmfp4("quantize", cli.ARGS.bf16, target), 2, "out")
-        again = self.assert_ok(self.mmfp4("quantize", cli.ARGS.bf16, target, "--include-embeddings", "--max-shard-size",
-                                          "8MiB", "--resume", "--json"))
-        self.assertIn("bits_per_weight", json.loads(again.stdout))
+        for resume in ([], ["--resume"]):
+            self.assert_error(self.mmfp4("quantize", cli.ARGS.bf16, target, *resume), 2, "out", "not empty")
+
+    def test_full_disk_then_resume(self):
+        self.needs_bf16()
+        target = self.folder / "out"
+        args = (cli.ARGS.bf16, target, "--include-embeddings", "--max-shard-size", "4MiB")
+
+        def limit():  # less than the last shard
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+
+        done = subprocess.run([cli.ARGS.program, "mmfp4", "quantize", *args], capture_output=True, preexec_fn=limit,
+                              timeout=cli.TIMEOUT)
+        self.assert_error(cli.Result(done.returncode, done.stdout, done.stderr), 1, "model-00005", "free some space")
+        self.assert_error(self.mmfp4("inspect", target), 1, "unfinished", "quantize --resume")
+        self.assert_error(self.mmfp4("quantize", *args), 2, "--resume")
+        self.assert_error(self.mmfp4("quantize", *args, "--resume", "--group-size", "64"), 2, "group_size was 128, is 64")
+        (target / "model-00001-of-00009.safetensors.partial").write_text("cut off")
+        resumed = json.loads(self.assert_ok(self.mmfp4("quantize", *args, "--resume", "--json")).stdout)
+        fresh = json.loads(self.assert_ok(self.mmfp4("quantize", cli.ARGS.bf16, self.folder / "fresh", *args[2:],
+                                                     "--json")).stdout)
+        for total in ("quantized_parameters", "plain_parameters", "bytes", "bits_per_weight"):
+            self.assertEqual(resumed[total], fresh[total])
+        self.assertEqual(sorted(file.name for file in target.iterdir()),
+                         sorted(file.name for file in (self.folder / "fresh").iterdir()))
 
     def test_refuses(self):
         self.assert_error(self.mmfp4("quantize", "nowhere", self.folder / "out"), 1, "nowhere")

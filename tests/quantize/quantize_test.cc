@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/float16.h"
 #include "format/checkpoint.h"
@@ -20,6 +21,7 @@ namespace marlin {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 fs::path bf16_demo() {
@@ -41,6 +43,12 @@ fs::path fresh(const std::string& name) {
 std::string bytes_of(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::set<std::string> files_in(const fs::path& directory) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) names.insert(entry.path().filename().string());
+  return names;
 }
 
 std::string message_of(const std::function<void()>& action) {
@@ -187,26 +195,83 @@ TEST(Quantize, AQuantizedSourceIsRefused) {
   EXPECT_THAT(message_of([&] { quantize_checkpoint(bundled(), fresh("again"), {}); }), HasSubstr("quantized already"));
 }
 
+/// Stops the writing before a tensor, as an interruption would.
+struct Interrupted {};
+ProgressFn stop_before(const std::string& tensor) {
+  return [tensor](uint64_t, uint64_t, const std::string& item) {
+    if (item == tensor) throw Interrupted();
+  };
+}
+
+constexpr uint64_t kSmallShard = 100'000;
+constexpr const char* kLateTensor = "model.layers.1.mlp.experts.3.up_proj.weight";
+
+/// A directory with the first shards of `source`.
+fs::path interrupted(const std::string& name, const fs::path& source) {
+  fs::path directory = fresh(name);
+  EXPECT_THROW(
+      quantize_checkpoint(source, directory, {.max_shard_bytes = kSmallShard, .progress = stop_before(kLateTensor)}),
+      Interrupted);
+  return directory;
+}
+
 TEST(Quantize, ResumeKeepsWholeShardsAndGivesTheSameFiles) {
   const fs::path source = tiny_checkpoint("resume_source");
   const fs::path whole = fresh("whole");
-  quantize_checkpoint(source, whole, {.max_shard_bytes = 100'000});
-  const fs::path partial = fresh("partial");
-  quantize_checkpoint(source, partial, {.max_shard_bytes = 100'000});
-  // What an interruption leaves: the first shards, no index, no config.
-  fs::remove(partial / "model.safetensors.index.json");
-  fs::remove(partial / "config.json");
-  int shards = 0;
-  for (const auto& entry : fs::directory_iterator(whole)) shards += entry.path().extension() == ".safetensors" ? 1 : 0;
-  ASSERT_GT(shards, 2);
-  for (const auto& entry : fs::directory_iterator(partial)) {
-    if (entry.path().filename().string().find("00002-of") != std::string::npos) fs::remove(entry.path());
-  }
-  EXPECT_THAT(message_of([&] { Checkpoint::open(partial); }), ::testing::Not(HasSubstr("no error")));
-  quantize_checkpoint(source, partial, {.max_shard_bytes = 100'000, .resume = true});
+  const QuantizeReport expected = quantize_checkpoint(source, whole, {.max_shard_bytes = kSmallShard});
+  const fs::path partial = interrupted("partial", source);
+  const fs::path kept = partial / "model-00002-of-00005.safetensors";
+  ASSERT_TRUE(fs::exists(kept));
+  const auto written = fs::last_write_time(kept);
+  EXPECT_THAT(message_of([&] { Checkpoint::open(partial); }),
+              AllOf(HasSubstr("unfinished"), HasSubstr("quantize --resume")));
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, partial, {.max_shard_bytes = kSmallShard}); }),
+              HasSubstr("continue it with --resume"));
+
+  const QuantizeReport report = quantize_checkpoint(source, partial, {.max_shard_bytes = kSmallShard, .resume = true});
+  EXPECT_EQ(fs::last_write_time(kept), written);
+  EXPECT_EQ(files_in(partial), files_in(whole));
   for (const auto& entry : fs::directory_iterator(whole)) {
     EXPECT_EQ(bytes_of(entry.path()), bytes_of(partial / entry.path().filename())) << entry.path().filename();
   }
+  EXPECT_EQ(report.quantized_parameters, expected.quantized_parameters);
+  EXPECT_EQ(report.plain_parameters, expected.plain_parameters);
+  EXPECT_EQ(report.bytes, expected.bytes);
+}
+
+TEST(Quantize, ResumeRefusesAnotherConversion) {
+  const fs::path source = tiny_checkpoint("resume_source");
+  const fs::path partial = interrupted("partial", source);
+  const auto resume = [&](const fs::path& from, QuantizeOptions options) {
+    options.resume = true;
+    return message_of([&] { quantize_checkpoint(from, partial, options); });
+  };
+  const std::set<std::string> before = files_in(partial);
+  EXPECT_THAT(resume(source, {.group_size = 64, .max_shard_bytes = kSmallShard}),
+              HasSubstr("group_size was 128, is 64;"));
+  EXPECT_THAT(resume(source, {.include_head = true}), AllOf(HasSubstr("include_head was false, is true"),
+                                                            HasSubstr("max_shard_bytes was 100000, is 4294967296")));
+  // The same names and shapes with other weights, as a fine-tuned model has them.
+  const fs::path tuned = tiny_checkpoint("tuned_source", [](const std::string& name, std::vector<uint16_t>& values) {
+    if (name != "lm_head.weight") return;
+    for (uint16_t& value : values) value ^= 1;
+  });
+  EXPECT_THAT(resume(tuned, {.max_shard_bytes = kSmallShard}),
+              AllOf(HasSubstr("INCOMPLETE"), HasSubstr("model.safetensors was"), HasSubstr("same source")));
+  EXPECT_EQ(files_in(partial), before);
+  EXPECT_EQ(resume(source, {.max_shard_bytes = kSmallShard}), "no error");
+}
+
+TEST(Quantize, OnlyAnInterruptedRunIsContinued) {
+  const fs::path source = tiny_checkpoint("resume_source");
+  const fs::path whole = fresh("whole");
+  quantize_checkpoint(source, whole, {.resume = true});  // nothing to continue yet
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, whole, {.resume = true}); }),
+              AllOf(HasSubstr("not empty"), HasSubstr("no interrupted")));
+  write_file_atomically(whole / "INCOMPLETE", R"({"unfinished":"metal-marlin mmfp4 synth","recipe":{}})");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, whole, {.resume = true}); }), HasSubstr("mmfp4 synth"));
+  write_file_atomically(whole / "INCOMPLETE", "[");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, whole, {.resume = true}); }), HasSubstr("another program"));
 }
 
 /// A copy of a quantized tiny model in a single file that lacks the named tensors, as the published checkpoint does.
