@@ -83,8 +83,12 @@ std::string error_table(const std::vector<TensorError>& tensors) {
 /// An hour's work must not be lost to a report that cannot be written.
 void check_report_path(const std::string& report) {
   if (report.empty()) return;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(report, ignored)) {
+    throw Error(ErrorCode::kUsage, fmt::format("--report: {} is a directory; give a file to write", report));
+  }
   const std::filesystem::path folder = std::filesystem::absolute(report).parent_path();
-  if (!std::filesystem::is_directory(folder)) {
+  if (!std::filesystem::is_directory(folder, ignored)) {
     throw Error(ErrorCode::kUsage, fmt::format("--report: {} is not a directory; make it first", folder.string()));
   }
 }

@@ -15,6 +15,7 @@
 #include "quantize/destination.h"
 #include "quantize/fingerprint.h"
 #include "quantize/rtn.h"
+#include "quantize/side_files.h"
 
 namespace marlin {
 namespace {
@@ -167,15 +168,6 @@ nlohmann::ordered_json quantized_config(const std::filesystem::path& source, con
   return config;
 }
 
-void copy_side_files(const std::filesystem::path& source, const std::filesystem::path& destination) {
-  for (const char* name :
-       {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
-    if (std::filesystem::exists(source / name)) {
-      write_file_atomically(destination / name, read_text_file(source / name, size_t{256} << 20));
-    }
-  }
-}
-
 void check_options(const std::filesystem::path& source, const std::filesystem::path& destination,
                    const QuantizeOptions& options) {
   if (!fp4::legal_group_size(options.group_size)) {
@@ -220,6 +212,7 @@ QuantizeReport quantize_checkpoint(const std::filesystem::path& source, const st
   const auto start = std::chrono::steady_clock::now();
   check_options(source, destination, options);
   const Checkpoint checkpoint = Checkpoint::open(source);
+  const std::vector<std::string> files = side_files(source);
   const ModelConfig config = ModelConfig::from_json(checkpoint.config(), (source / "config.json").string());
   const std::vector<std::string> missing = missing_tensors(checkpoint, config, /*with_mtp=*/false);
   if (!missing.empty()) {
@@ -233,15 +226,18 @@ QuantizeReport quantize_checkpoint(const std::filesystem::path& source, const st
                         options.resume ? Interrupted::kContinue : Interrupted::kRefuse);
   directory.check(conversion.report().bytes + tensors.size() * kHeaderEntryBytes);
   directory.begin();
+  const auto finish_files = [&] {
+    for (const std::string& name : files) copy_side_file(name, source, destination);
+    write_file_atomically(destination / "config.json",
+                          quantized_config(source, options, conversion.kept_linears()).dump(2) + "\n");
+  };
   write_checkpoint(
       destination, std::move(tensors),
       {.max_shard_bytes = options.max_shard_bytes,
        .resume = options.resume,
        .metadata = {{"format", "pt"}, {"method", "rtn"}, {"group_size", std::to_string(options.group_size)}},
+       .before_index = finish_files,
        .progress = options.progress});
-  copy_side_files(source, destination);
-  write_file_atomically(destination / "config.json",
-                        quantized_config(source, options, conversion.kept_linears()).dump(2) + "\n");
   directory.finish();
 
   QuantizeReport report = std::move(conversion.report());

@@ -318,6 +318,12 @@ SynthReport synthesize_checkpoint(const Json& config, const fs::path& destinatio
   const uint64_t overhead = weights.tensors().size() * 384 + (uint64_t{1} << 20);
   directory.check(report.tensor_bytes + tokenizer.size() + overhead, options.free_bytes);
   directory.begin();
+  const auto finish_files = [&] {
+    write_file_atomically(destination / "tokenizer.json", tokenizer);
+    write_file_atomically(destination / "chat_template.jinja", synth_chat_template());
+    write_file_atomically(destination / "generation_config.json", generation_config(checked).dump(2) + "\n");
+    write_file_atomically(destination / kConfigName, finished_config(config, weights.plain_linears()).dump(2) + "\n");
+  };
   report.written_bytes = report.tensor_bytes - std::min(report.tensor_bytes, directory.kept_bytes());
   write_checkpoint(destination, weights.tensors(),
                    {.max_shard_bytes = options.max_shard_bytes,
@@ -325,11 +331,8 @@ SynthReport synthesize_checkpoint(const Json& config, const fs::path& destinatio
                     .metadata = {{"format", "pt"},
                                  {"method", "random " + std::string(kGenerator)},
                                  {"seed", std::to_string(options.seed)}},
+                    .before_index = finish_files,
                     .progress = options.progress});
-  write_file_atomically(destination / "tokenizer.json", tokenizer);
-  write_file_atomically(destination / "chat_template.jinja", synth_chat_template());
-  write_file_atomically(destination / "generation_config.json", generation_config(checked).dump(2) + "\n");
-  write_file_atomically(destination / kConfigName, finished_config(config, weights.plain_linears()).dump(2) + "\n");
   directory.finish();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

@@ -63,6 +63,8 @@ class Inspect(cli.CliTest):
         found, err = self.inspect(self.copy_model(without=["tokenizer.json"]), code=1)
         self.assertEqual(found["missing_files"], ["tokenizer.json"])
         self.assertIn("1 files missing", err)
+        (self.copy_model("folders", without=["tokenizer.json"]) / "tokenizer.json").mkdir()
+        self.assertEqual(self.inspect(self.folder / "folders", code=1)[0]["missing_files"], ["tokenizer.json"])
 
     def test_config_of_another_size(self):
         found, _ = self.inspect(self.copy_model(files={"config.json": self.config(num_hidden_layers=6)}), code=1)
@@ -121,6 +123,8 @@ class Quantize(cli.CliTest):
         self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out"), 2, "quantized already")
         self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--report", "no/such/report.json"), 2,
                           "--report")
+        self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--report", self.folder), 2,
+                          "--report", "is a directory")
         self.assert_error(self.mmfp4("inspect", self.folder / "out"), 1)  # nothing that looks whole
 
 

@@ -274,6 +274,35 @@ TEST(Quantize, OnlyAnInterruptedRunIsContinued) {
   EXPECT_THAT(message_of([&] { quantize_checkpoint(source, whole, {.resume = true}); }), HasSubstr("another program"));
 }
 
+TEST(Quantize, TheIndexIsWrittenLast) {
+  const fs::path source = tiny_checkpoint("last_source");
+  write_file_atomically(source / "tokenizer.json", "{}");
+  const fs::path out = fresh("last");
+  EXPECT_THAT(message_of([&] {
+                quantize_checkpoint(source, out, {.progress = [&](uint64_t, uint64_t, const std::string&) {
+                                      fs::create_directories(out / "model.safetensors.index.json.partial");
+                                    }});
+              }),
+              AllOf(HasSubstr((out / "model.safetensors.index.json.partial").string()), HasSubstr("directory")));
+  EXPECT_EQ(files_in(out), (std::set<std::string>{"INCOMPLETE", "config.json", "model-00001-of-00001.safetensors",
+                                                  "model.safetensors.index.json.partial", "tokenizer.json"}));
+}
+
+TEST(Quantize, WhatIsInTheWayIsNamed) {
+  const fs::path source = tiny_checkpoint("way_source");
+  const fs::path folder = fresh("way");
+  fs::create_directories(folder);
+  write_file_atomically(folder / "file", "x");
+  const auto quantize = [&](const fs::path& out) { return message_of([&] { quantize_checkpoint(source, out, {}); }); };
+  EXPECT_THAT(quantize(folder / "file"), HasSubstr("file is a file; give a directory"));
+  EXPECT_THAT(quantize(folder / "file/out"), AllOf(HasSubstr("file/out"), HasSubstr("choose another directory")));
+  EXPECT_THAT(quantize(folder / std::string(300, 'a')), HasSubstr("choose another directory"));
+  EXPECT_THAT(quantize("/proc/out"), AllOf(HasSubstr("/proc/out"), HasSubstr("choose another")));
+  fs::create_directories(source / "tokenizer.json");
+  EXPECT_THAT(quantize(folder / "new"), HasSubstr("tokenizer.json is not a regular file"));
+  EXPECT_FALSE(fs::exists(folder / "new"));
+}
+
 /// A copy of a quantized tiny model in a single file that lacks the named tensors, as the published checkpoint does.
 fs::path without(const fs::path& source, const std::vector<std::string>& lacking) {
   const fs::path directory = fresh("lacking");
