@@ -16,10 +16,6 @@ namespace {
 
 constexpr int64_t kCodesPerWord = 8;
 
-bool is_container(DType type) {
-  return type == DType::kU32 || type == DType::kI32 || type == DType::kI64;
-}
-
 /// Adds up the stored tensors of a checkpoint by what the model uses them for.
 class Inspector {
  public:

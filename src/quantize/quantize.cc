@@ -95,12 +95,25 @@ class Conversion {
   }
 
   void keep(const TensorView& tensor, const ExpectedTensor& expected, std::vector<OutputTensor>& out) {
+    require_type(tensor, expected);
     report_.plain_parameters += tensor.elements();
     report_.bytes += tensor.data.size();
     std::string name = expected.linear && tensor.shape.size() == 2 ? expected.name + ".weight" : tensor.name;
     out.push_back({.spec = {std::move(name), tensor.dtype, tensor.shape},
                    .layer = expected.layer,
-                   .produce = [tensor](const Sink& sink) { sink(tensor.data); }});
+                   .produce = [tensor](const Sink& sink) {
+                     require_finite(tensor);
+                     sink(tensor.data);
+                   }});
+  }
+
+  /// The types that the model takes.
+  void require_type(const TensorView& tensor, const ExpectedTensor& expected) const {
+    const bool correction_bias = expected.kind == TensorKind::kRouter && !expected.linear;
+    if (correction_bias ? tensor.dtype == DType::kF32 : is_plain(tensor.dtype)) return;
+    throw Error(ErrorCode::kBadFile, fmt::format("{}: {} is {}; expected {}; download or convert the checkpoint again",
+                                                 source_.directory().string(), tensor.name, tensor.describe(),
+                                                 correction_bias ? "F32" : "BF16, F16 or F32"));
   }
 
   void quantize(const LinearTensors& linear, const ExpectedTensor& expected, std::vector<OutputTensor>& out) {

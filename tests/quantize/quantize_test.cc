@@ -191,6 +191,41 @@ TEST(Quantize, BadWeightsAndOptionsAreNamed) {
   EXPECT_THAT(message_of([&] { quantize_checkpoint("absent", fresh("bad"), {}); }), HasSubstr("absent"));
 }
 
+TEST(Quantize, KeptTensorsAreCheckedToo) {
+  for (const auto& [name, place] : std::initializer_list<std::pair<std::string, std::string>>{
+           {"model.norm.weight", "[7]"},
+           {"lm_head.weight", "[0, 7]"},
+           {"model.layers.1.mlp.gate.weight", "[0, 7]"},
+           {"model.layers.1.mlp.gate.e_score_correction_bias", "[3]"}}) {
+    const fs::path source =
+        tiny_checkpoint("kept_bad_source", [&](const std::string& tensor, std::vector<uint16_t>& values) {
+          if (tensor == name) values[7] = 0x7f80;  // the upper half of the F32 element 3
+        });
+    const fs::path out = fresh("kept_bad");
+    EXPECT_THAT(message_of([&] { quantize_checkpoint(source, out, {}); }),
+                HasSubstr(name + ": element " + place + " is inf"));
+    EXPECT_FALSE(fs::exists(out / "model.safetensors.index.json"));
+  }
+}
+
+TEST(Quantize, IntegerNormsAreRefused) {
+  const fs::path source = tiny_checkpoint("integer_source");
+  const fs::path file = source / "model.safetensors";
+  const auto change = [&](const std::string& from, const std::string& to) {
+    std::string bytes = bytes_of(file);
+    const size_t at = bytes.find(from);
+    ASSERT_NE(at, std::string::npos);
+    write_file_atomically(file, bytes.replace(at, from.size(), to));
+  };
+  change(R"("model.norm.weight":{"dtype":"BF16")", R"("model.norm.weight":{"dtype":"I16" )");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, fresh("integer"), {}); }),
+              HasSubstr("tensor model.norm.weight is I16 [128], expected F32, F16 or BF16;"));
+  change(R"("model.norm.weight":{"dtype":"I16" )", R"("model.norm.weight":{"dtype":"BF16")");
+  change(R"(e_score_correction_bias":{"dtype":"F32")", R"(e_score_correction_bias":{"dtype":"I32")");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, fresh("integer"), {}); }),
+              HasSubstr("e_score_correction_bias is I32 [4]; expected F32"));
+}
+
 TEST(Quantize, AQuantizedSourceIsRefused) {
   EXPECT_THAT(message_of([&] { quantize_checkpoint(bundled(), fresh("again"), {}); }), HasSubstr("quantized already"));
 }
