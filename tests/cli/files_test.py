@@ -3,6 +3,7 @@ import json
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import unittest
 from pathlib import Path
@@ -201,6 +202,42 @@ class Eval(cli.CliTest):
         self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", self.write("bad.jsonl", "{}\n")), 1, "bad.jsonl:1")
         short = self.write_json("short.jsonl", {"text": "Too short."})
         self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", short), 2, "too short")
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", self.folder), 2, "is a directory")
+        question = self.write_json("question.jsonl", {"messages": self.ROW["messages"][:1]})
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", question), 2, "nothing to score")
+
+    def test_combinations(self):
+        logits = ["eval", "-m", self.model, "--ids", self.write_json("ids.json", [1]), "--logits-out", self.folder / "x"]
+        self.assert_error(self.mmfp4(*logits, "--reference", self.model), 2, "--reference", "--ids")
+        self.assert_error(self.mmfp4(*logits, "--windows", "1"), 2, "--windows", "--ids")
+        self.assert_error(self.mmfp4(*logits, "--text", "rows.jsonl"), 2, "--text")
+        self.assert_error(self.mmfp4(*logits[:-2]), 2, "--logits-out")
+        self.assert_error(self.mmfp4(*logits[:3]), 2, "--text")
+        self.assertFalse((self.folder / "x").exists())
+
+    def test_ids_the_model_does_not_have(self):
+        for ids in ([8192], [1, -1], [2**31 - 1]):
+            self.assert_error(self.mmfp4("eval", "-m", self.model, "--ids", self.write_json("ids.json", ids),
+                                         "--logits-out", self.folder / "x"), 2, "ids.json", f"id {ids[-1]}", "0 to 8191")
+        # Of a tokenizer that is larger than the model.
+        tokenizer = json.loads((Path(self.model) / "tokenizer.json").read_text())
+        user = next(token for token in tokenizer["added_tokens"] if token["content"] == "<|user|>")
+        user["id"] = 8192
+        model = self.copy_model(files={"tokenizer.json": json.dumps(tokenizer)})
+        rows = self.write_json("rows.jsonl", self.ROW)
+        self.assert_error(self.mmfp4("eval", "-m", model, "--text", rows), 2, "tokenizer.json", "id 8192", "0 to 8191")
+
+    def test_logits_that_are_not_finite(self):
+        shard = sorted(Path(self.model).glob("model-*.safetensors"))[-1]
+        content = bytearray(shard.read_bytes())
+        start = 8 + struct.unpack("<Q", content[:8])[0]
+        begin = start + json.loads(content[8:start])["model.norm.weight"]["data_offsets"][0]
+        content[begin:begin + 2] = b"\xc0\x7f"  # NaN
+        broken = self.copy_model(files={shard.name: bytes(content)})
+        rows = self.write_json("rows.jsonl", self.ROW)
+        self.assert_error(self.mmfp4("eval", "-m", broken, "--text", rows), 1, "not finite", "--check-numerics")
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", rows, "--reference", broken), 1, "reference",
+                          "not finite", "--check-numerics")
 
 
 if __name__ == "__main__":
