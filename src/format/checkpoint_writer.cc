@@ -164,6 +164,7 @@ class ShardWriter {
       }
       done_ += expected;
     }
+    if (options_.shard_made) options_.shard_made();
     writer.finish();
   }
 

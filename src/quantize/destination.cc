@@ -100,9 +100,18 @@ void Destination::begin() const {
     throw Error(ErrorCode::kIo,
                 fmt::format("cannot create {}: {}; choose another directory", directory_.string(), error.message()));
   }
-  Json content = {{"unfinished", command_}, {"recipe", recipe_}};
-  write_file_atomically(mark(), content.dump(2) + "\n");
+  write_mark();
   for (const fs::path& path : stale_) remove_file(path);
+}
+
+void Destination::keep_note(Json note) {
+  note_ = std::move(note);
+  write_mark();
+}
+
+void Destination::write_mark() const {
+  const Json content = {{"unfinished", command_}, {"recipe", recipe_}, {"note", note_}};
+  write_file_atomically(mark(), content.dump(2) + "\n");
 }
 
 void Destination::finish() const {
@@ -144,6 +153,7 @@ void Destination::look_at_mark() {
                                                directory_.string(), command_));
   }
   continues_ = content["recipe"] == recipe_;
+  if (continues_ && content.contains("note")) note_ = content["note"];
   if (continues_ || interrupted_ == Interrupted::kReplace) return;
   throw Error(ErrorCode::kUsage,
               fmt::format("{}: the interrupted run was another one: {}; give the same source and options, or choose "

@@ -30,14 +30,19 @@ class Destination {
   void check(uint64_t needed, std::optional<uint64_t> free_bytes = {});
   /// Makes the directory and the mark, and removes what an interrupted run left and this one cannot use.
   void begin() const;
+  /// Keeps `note` in the mark, for a run that continues this one.
+  void keep_note(Json note);
   /// Removes the mark: the checkpoint is whole.
   void finish() const;
 
+  /// What the interrupted run that this one continues kept last; null otherwise.
+  const Json& note() const { return note_; }
   /// Of shards that an interrupted run left whole.
   uint64_t kept_bytes() const { return kept_bytes_; }
 
  private:
   std::filesystem::path mark() const;
+  void write_mark() const;
   void look_around();
   void look_at_mark();
   void refuse_other_files(const std::string& name) const;
@@ -46,6 +51,7 @@ class Destination {
   std::filesystem::path directory_;
   std::string command_;
   Json recipe_;
+  Json note_;
   Interrupted interrupted_;
   bool continues_ = false;  // the directory holds an interrupted run with this recipe
   std::vector<std::filesystem::path> stale_;

@@ -1,4 +1,5 @@
-// BF16 (or F16, F32) Hugging Face checkpoint -> MMFP4, streaming: memory use is a few rows of one tensor.
+// BF16 (or F16, F32) Hugging Face checkpoint -> MMFP4, streaming: the source is mapped, and memory holds a few rows of
+// one tensor and the scales of one shard.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,7 @@ struct TensorError {
 };
 
 struct QuantizeReport {
-  std::vector<TensorError> tensors;  // in file order; empty for tensors of shards kept by resume
+  std::vector<TensorError> tensors;  // in the model's order; those of shards kept by resume, too
   int64_t quantized_parameters = 0;
   int64_t plain_parameters = 0;
   uint64_t bytes = 0;          // of all shards

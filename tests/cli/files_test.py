@@ -114,7 +114,7 @@ class Quantize(cli.CliTest):
         resumed = json.loads(self.assert_ok(self.mmfp4("quantize", *args, "--resume", "--json")).stdout)
         fresh = json.loads(self.assert_ok(self.mmfp4("quantize", cli.ARGS.bf16, self.folder / "fresh", *args[2:],
                                                      "--json")).stdout)
-        for total in ("quantized_parameters", "plain_parameters", "bytes", "bits_per_weight"):
+        for total in ("tensors", "quantized_parameters", "plain_parameters", "bytes", "bits_per_weight"):
             self.assertEqual(resumed[total], fresh[total])
         self.assertEqual(sorted(file.name for file in target.iterdir()),
                          sorted(file.name for file in (self.folder / "fresh").iterdir()))

@@ -272,6 +272,7 @@ TEST(Quantize, ResumeKeepsWholeShardsAndGivesTheSameFiles) {
   EXPECT_EQ(report.quantized_parameters, expected.quantized_parameters);
   EXPECT_EQ(report.plain_parameters, expected.plain_parameters);
   EXPECT_EQ(report.bytes, expected.bytes);
+  EXPECT_EQ(report.to_json()["tensors"].dump(), expected.to_json()["tensors"].dump());
 }
 
 TEST(Quantize, ResumeRefusesAnotherConversion) {
@@ -295,6 +296,17 @@ TEST(Quantize, ResumeRefusesAnotherConversion) {
               AllOf(HasSubstr("INCOMPLETE"), HasSubstr("model.safetensors was"), HasSubstr("same source")));
   EXPECT_EQ(files_in(partial), before);
   EXPECT_EQ(resume(source, {.max_shard_bytes = kSmallShard}), "no error");
+}
+
+TEST(Quantize, ADamagedNoteIsRefused) {
+  const fs::path source = tiny_checkpoint("resume_source");
+  const fs::path partial = interrupted("partial", source);
+  nlohmann::ordered_json mark = nlohmann::ordered_json::parse(bytes_of(partial / "INCOMPLETE"));
+  mark["note"] = {{{"name", 7}}};
+  write_file_atomically(partial / "INCOMPLETE", mark.dump());
+  EXPECT_THAT(
+      message_of([&] { quantize_checkpoint(source, partial, {.max_shard_bytes = kSmallShard, .resume = true}); }),
+      HasSubstr("INCOMPLETE: the note about finished tensors is damaged"));
 }
 
 TEST(Quantize, OnlyAnInterruptedRunIsContinued) {
