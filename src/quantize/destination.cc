@@ -47,17 +47,17 @@ std::map<std::string, std::string> values_of(const Json& recipe) {
 std::string differences(const Json& before, const Json& now) {
   constexpr size_t kShown = 3;
   const std::map<std::string, std::string> old_values = values_of(before);
-  std::map<std::string, std::string> names = values_of(now);
-  names.insert(old_values.begin(), old_values.end());
   const std::map<std::string, std::string> new_values = values_of(now);
+  std::map<std::string, std::string> all = new_values;
+  all.insert(old_values.begin(), old_values.end());
+  const auto find = [](const std::map<std::string, std::string>& values, const std::string& name) {
+    const auto it = values.find(name);
+    return it == values.end() ? std::string("absent") : it->second;
+  };
   std::vector<std::string> out;
-  for (const auto& [name, unused] : names) {
-    const auto get = [&](const std::map<std::string, std::string>& values) {
-      const auto it = values.find(name);
-      return it == values.end() ? std::string("absent") : it->second;
-    };
-    const std::string was = get(old_values);
-    const std::string is = get(new_values);
+  for (const auto& [name, unused] : all) {
+    const std::string was = find(old_values, name);
+    const std::string is = find(new_values, name);
     if (was != is) out.push_back(fmt::format("{} was {}, is {}", printable(name), printable(was), printable(is)));
   }
   const size_t more = out.size() - std::min(out.size(), kShown);
