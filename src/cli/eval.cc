@@ -52,7 +52,11 @@ std::string report(const EvalResult& result) {
 int run(const EvalFlags& flags) {
   const bool logits = !flags.ids.empty() || !flags.logits_out.empty();
   if (logits && (flags.ids.empty() || flags.logits_out.empty() || !flags.text.empty())) {
-    throw Error(ErrorCode::kUsage, "--ids and --logits-out go together, without --text");
+    throw Error(ErrorCode::kUsage, "give --ids and --logits-out together, and --text without them");
+  }
+  if (logits && (!flags.reference.empty() || flags.options.windows != 0)) {
+    throw Error(ErrorCode::kUsage, fmt::format("{} is for --text; leave it out with --ids",
+                                               flags.reference.empty() ? "--windows" : "--reference"));
   }
   if (!logits && flags.text.empty()) throw Error(ErrorCode::kUsage, "give --text, or --ids with --logits-out");
   EvalOptions options = flags.options;

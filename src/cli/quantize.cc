@@ -25,8 +25,12 @@ constexpr const char* kExamples = R"(Examples:
   metal-marlin mmfp4 quantize SRC DST --group-size 64 --include-head --report errors.json
   metal-marlin mmfp4 quantize SRC DST --resume
 
-SRC is a Hugging Face directory in BF16, F16 or F32. Memory use is a few rows of one tensor. DST gets its index last, so
-an interrupted conversion never looks whole; --resume keeps its finished shards.)";
+SRC is a Hugging Face directory in BF16, F16 or F32. It is mapped, not loaded; only tensors that do not lie at a
+multiple of their element's size are copied. Memory holds the scales of one shard, which are 130 MB of its 4 GiB with
+group size 128 and 480 MB with 32, and less than 100 MB beside them.
+
+Until it is whole, DST holds INCOMPLETE and no command takes it for a model. --resume continues an interrupted
+conversion of the same source with the same options: it keeps the finished shards.)";
 
 struct QuantizeFlags {
   std::string source;
@@ -83,8 +87,12 @@ std::string error_table(const std::vector<TensorError>& tensors) {
 /// An hour's work must not be lost to a report that cannot be written.
 void check_report_path(const std::string& report) {
   if (report.empty()) return;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(report, ignored)) {
+    throw Error(ErrorCode::kUsage, fmt::format("--report: {} is a directory; give a file to write", report));
+  }
   const std::filesystem::path folder = std::filesystem::absolute(report).parent_path();
-  if (!std::filesystem::is_directory(folder)) {
+  if (!std::filesystem::is_directory(folder, ignored)) {
     throw Error(ErrorCode::kUsage, fmt::format("--report: {} is not a directory; make it first", folder.string()));
   }
 }

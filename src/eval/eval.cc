@@ -114,10 +114,18 @@ class Scores {
       const double log_p = reference[i] - other;
       kl += std::exp(log_p) * (log_p - (logits[i] - own));
     }
+    const double nll = other - reference[static_cast<size_t>(target)];
+    if (!std::isfinite(kl) || !std::isfinite(nll)) {
+      throw Error(
+          ErrorCode::kNumeric,
+          fmt::format("the {}'s logits of prediction {} are not finite; run `generate --check-numerics` on it to "
+                      "find the layer",
+                      std::isfinite(nll) ? "model" : "reference", divergences_.size()));
+    }
     divergences_.push_back(kl);
     const auto best = [](std::span<const float> row) { return std::ranges::max_element(row) - row.begin(); };
     agreed_ += best(logits) == best(reference) ? 1 : 0;
-    reference_nll_ += other - reference[static_cast<size_t>(target)];
+    reference_nll_ += nll;
   }
 
   void end_window() {
@@ -180,6 +188,16 @@ void score_window(const Window& window, TeacherForced& model, TeacherForced* ref
   scores.end_window();
 }
 
+/// `source` is what the ids come from.
+void check_ids(std::span<const int32_t> ids, const ModelConfig& config, const std::filesystem::path& source,
+               const char* advice) {
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    throw Error(ErrorCode::kUsage, fmt::format("{}: id {} is not one of the model's, 0 to {}; {}", source.string(), id,
+                                               config.vocab_size - 1, advice));
+  }
+}
+
 std::vector<int32_t> read_ids(const std::filesystem::path& path) {
   std::vector<int32_t> ids;
   if (path.extension() == ".safetensors") {
@@ -225,6 +243,9 @@ EvalResult evaluate(const EvalOptions& options) {
   size_t longest = 0;
   for (const Window& window : windows) longest = std::max(longest, window.ids.size());
   TeacherForced model(options.model, options, options.deterministic, static_cast<int>(longest));
+  for (const Window& window : windows) {
+    check_ids(window.ids, model.config(), options.model / "tokenizer.json", "give the tokenizer of this model");
+  }
   std::unique_ptr<TeacherForced> reference;
   if (!options.reference.empty()) {
     // The reference is the best that the device can do, so that the figures hold what the numerics class costs, too.
@@ -249,11 +270,7 @@ void write_logits(const EvalOptions& options, const std::filesystem::path& ids_f
   const std::vector<int32_t> ids = read_ids(ids_file);
   TeacherForced model(options.model, options, options.deterministic, static_cast<int>(ids.size()));
   const int vocab = model.config().vocab_size;
-  for (const int32_t id : ids) {
-    if (id < 0 || id >= vocab) {
-      throw Error(ErrorCode::kUsage, fmt::format("{}: id {} is not in 0…{}", ids_file.string(), id, vocab - 1));
-    }
-  }
+  check_ids(ids, model.config(), ids_file, "give ids of this model's tokenizer");
   const auto n = static_cast<int64_t>(ids.size());
   SafetensorsWriter writer(out, {{"logits", DType::kF32, {n, vocab}}, {"ids", DType::kI32, {n}}});
   for (size_t begin = 0; begin < ids.size(); begin += kChunk) {

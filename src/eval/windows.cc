@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <string>
 
@@ -17,8 +20,15 @@ namespace {
 constexpr size_t kWindowPredictions = 1024;
 
 std::vector<Json> read_rows(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    throw Error(ErrorCode::kUsage, fmt::format("{} is a directory; give a file of JSON lines", path.string()));
+  }
   std::ifstream file(path);
-  if (!file) throw Error(ErrorCode::kNotFound, fmt::format("cannot open {}", path.string()));
+  if (!file) {
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("cannot open {}: {}; give a file of JSON lines", path.string(), std::strerror(errno)));
+  }
   std::vector<Json> rows;
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
@@ -36,7 +46,12 @@ std::vector<Json> read_rows(const std::filesystem::path& path) {
     }
     rows.push_back(std::move(row));
   }
-  if (rows.empty()) throw Error(ErrorCode::kBadFile, fmt::format("{} holds no rows", path.string()));
+  if (file.bad()) throw Error(ErrorCode::kIo, fmt::format("cannot read {}; check the disk", path.string()));
+  if (rows.empty()) {
+    throw Error(ErrorCode::kBadFile,
+                fmt::format("{} holds no rows; expected JSON objects with \"text\" or \"messages\", one a line",
+                            path.string()));
+  }
   return rows;
 }
 
@@ -116,6 +131,13 @@ std::vector<Window> read_windows(const std::filesystem::path& text, const std::f
   if (windows.empty()) {
     throw Error(ErrorCode::kUsage, fmt::format("{} is too short: expected more than {} tokens of text", text.string(),
                                                kWindowPredictions + 1));
+  }
+  const auto has_scored = [](const Window& window) {
+    return std::ranges::find(window.scored, true) != window.scored.end();
+  };
+  if (std::ranges::none_of(windows, has_scored)) {
+    throw Error(ErrorCode::kUsage, fmt::format("{}: nothing to score in {} rows; expected messages of the assistant",
+                                               text.string(), windows.size()));
   }
   return windows;
 }

@@ -108,6 +108,8 @@ struct WriteOptions {
   uint64_t max_shard_bytes = uint64_t{4} << 30;
   bool resume = false;
   std::map<std::string, std::string> metadata;
+  std::function<void()> shard_made = {};    // all bytes of a shard are there; it gets its name next
+  std::function<void()> before_index = {};  // writes what else the directory needs to be whole
   std::function<void(uint64_t done, uint64_t total, const std::string& item)> progress;
 };
 void write_checkpoint(const std::filesystem::path& directory, std::vector<OutputTensor> tensors,

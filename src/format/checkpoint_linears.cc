@@ -28,14 +28,6 @@ struct Parts {
   Spelling spelled(TensorRole role) const { return spelling[static_cast<size_t>(role)]; }
 };
 
-bool is_float(DType type) {
-  return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
-}
-
-bool is_container(DType type) {
-  return type == DType::kU32 || type == DType::kI32 || type == DType::kI64;
-}
-
 [[noreturn]] void fail(const std::string& what) {
   throw Error(ErrorCode::kBadFile, what);
 }
@@ -116,9 +108,13 @@ void LinearFinder::add(std::string_view base, const Parts& parts) {
   }
   if (!parts.has(TensorRole::kWeight)) return;
   const TensorView& weight = view(parts.at(TensorRole::kWeight));
-  if (is_float(weight.dtype) && parts.spelled(TensorRole::kWeight) == Spelling::kAny) {
+  if (is_plain(weight.dtype) && parts.spelled(TensorRole::kWeight) == Spelling::kAny) {
     if (weight.shape.size() == 2) add_plain(base, parts);
     return;
+  }
+  if (weight.shape.size() != 2 || !is_container(weight.dtype)) {
+    fail(fmt::format("tensor {} is {}, expected F32, F16 or BF16{}; download or convert the checkpoint again",
+                     weight.name, weight.describe(), weight.shape.size() == 2 ? ", or U32 codes with scales" : ""));
   }
   fail(
       fmt::format("tensor {} {} has no scales, expected {}.scales F16 [out, in / group_size]; copy the missing shard "
@@ -187,7 +183,7 @@ void LinearFinder::cut_fused(size_t tensor) {
   const TensorView fused = view(tensor);
   const bool gate_up = fused.name.ends_with(".experts.gate_up_proj");
   if (!gate_up && !fused.name.ends_with(".experts.down_proj")) return;
-  if (fused.shape.size() != 3 || !is_float(fused.dtype) || (gate_up && fused.shape[1] % 2 != 0)) {
+  if (fused.shape.size() != 3 || !is_plain(fused.dtype) || (gate_up && fused.shape[1] % 2 != 0)) {
     fail(fmt::format("tensor {} is {}, expected {} in F32, F16 or BF16; quantized experts must be stored one by one",
                      fused.name, fused.describe(),
                      gate_up ? "[experts, 2 * intermediate, hidden]" : "[experts, hidden, intermediate]"));
@@ -227,7 +223,7 @@ void LinearFinder::insert(StoredLinear linear) {
 void LinearFinder::take_bias(StoredLinear& linear, const Parts& parts) {
   if (!parts.has(TensorRole::kBias)) return;
   const size_t bias = parts.at(TensorRole::kBias);
-  if (!is_float(view(bias).dtype) || view(bias).shape != std::vector<int64_t>{linear.out_features}) {
+  if (!is_plain(view(bias).dtype) || view(bias).shape != std::vector<int64_t>{linear.out_features}) {
     fail(fmt::format("tensor {} is {}, expected F16, BF16 or F32 [{}]; download or quantize the checkpoint again",
                      view(bias).name, view(bias).describe(), linear.out_features));
   }

@@ -25,6 +25,12 @@ std::string some_of(const std::vector<std::string>& names) {
   return text;
 }
 
+// What cannot be looked at counts as absent: reading the directory's other files says why.
+bool is_there(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
 class CheckpointReader {
  public:
   CheckpointReader(const std::filesystem::path& directory, const CheckpointOptions& options)
@@ -58,11 +64,12 @@ class CheckpointReader {
 };
 
 void CheckpointReader::read_config() {
-  if (std::filesystem::exists(directory_ / kUnfinishedName)) {
+  if (is_there(directory_ / kUnfinishedName)) {
     throw Error(
         ErrorCode::kBadFile,
-        fmt::format("{} is unfinished: {} marks a `metal-marlin mmfp4 synth` that is running or was interrupted; "
-                    "let it end, run it again, or remove the directory",
+        fmt::format("{} is unfinished: {} marks a `metal-marlin mmfp4 quantize` or `synth` that is running or was "
+                    "interrupted; let it end, continue it (`quantize --resume`, or the same `synth` again), or remove "
+                    "the directory",
                     directory_.string(), kUnfinishedName));
   }
   const std::filesystem::path path = directory_ / "config.json";
@@ -71,7 +78,7 @@ void CheckpointReader::read_config() {
     merge_claims(parse_quantization_claims(*it, path.string()), path.string());
   }
   const std::filesystem::path side = directory_ / "quantization_config.json";
-  if (std::filesystem::exists(side)) {
+  if (is_there(side)) {
     merge_claims(parse_quantization_claims(parse_json_object(read_text_file(side), side.string()), side.string()),
                  side.string());
   }
@@ -100,11 +107,11 @@ void CheckpointReader::merge_claims(const QuantizationClaims& claims, const std:
 
 void CheckpointReader::read_tensors() {
   const std::filesystem::path index_path = directory_ / kIndexName;
-  if (std::filesystem::exists(index_path)) {
+  if (is_there(index_path)) {
     read_indexed(parse_shard_index(read_text_file(index_path), index_path.string()));
     return;
   }
-  if (!std::filesystem::exists(directory_ / kSingleName)) {
+  if (!is_there(directory_ / kSingleName)) {
     throw Error(ErrorCode::kNotFound,
                 fmt::format("{} holds neither {} nor {}; give the directory of a whole checkpoint (an interrupted "
                             "conversion has no index: continue it with --resume)",
@@ -116,7 +123,7 @@ void CheckpointReader::read_tensors() {
 
 void CheckpointReader::read_indexed(const ShardIndex& index) {
   for (const std::string& shard : index.shards) {
-    if (!std::filesystem::exists(directory_ / shard)) {
+    if (!is_there(directory_ / shard)) {
       throw Error(ErrorCode::kNotFound, fmt::format("{} names the shard {}, which is not there; download it again",
                                                     (directory_ / kIndexName).string(), shard));
     }
@@ -175,7 +182,7 @@ void CheckpointReader::add_file(const std::filesystem::path& path) {
 // The published checkpoint's repair: a file with the tensors its shards lack. What the shards hold is not overridden.
 void CheckpointReader::add_side_file() {
   const std::filesystem::path path = directory_ / kSideName;
-  if (!std::filesystem::exists(path)) return;
+  if (!is_there(path)) return;
   std::vector<std::string> used;
   for (TensorView& view : read_file(path)) {
     if (contents->tensor_by_name.contains(canonical_name(view.name))) continue;

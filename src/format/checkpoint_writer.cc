@@ -105,7 +105,8 @@ std::vector<TensorSpec> specs_of(const Shard& shard) {
 
 // A shard gets its name only when it is whole, so the same header and the same size mean the same conversion.
 bool already_written(const Shard& shard, const std::map<std::string, std::string>& metadata) {
-  if (!std::filesystem::is_regular_file(shard.path)) return false;
+  std::error_code unreadable;  // writing it will say why
+  if (!std::filesystem::is_regular_file(shard.path, unreadable)) return false;
   const std::string header = safetensors_header(specs_of(shard), metadata);
   const std::shared_ptr<const MappedFile> file = MappedFile::open(shard.path);
   const std::span<const std::byte> bytes = file->bytes();
@@ -122,7 +123,7 @@ void prepare(const std::filesystem::path& directory, bool resume) {
   }
   const std::filesystem::path index = directory / kIndexName;
   for (const std::filesystem::path& found : {index, directory / "model.safetensors"}) {
-    if (!std::filesystem::exists(found) || (resume && found == index)) continue;
+    if (!std::filesystem::exists(found, error) || (resume && found == index)) continue;
     throw Error(ErrorCode::kUsage,
                 fmt::format("{} is already there; choose an empty directory, or --resume to continue "
                             "a conversion",
@@ -163,6 +164,7 @@ class ShardWriter {
       }
       done_ += expected;
     }
+    if (options_.shard_made) options_.shard_made();
     writer.finish();
   }
 
@@ -203,6 +205,7 @@ void write_checkpoint(const std::filesystem::path& directory, std::vector<Output
       writer.write(shard);
     }
   }
+  if (options.before_index) options.before_index();
   write_index(directory, shards);
   writer.report(kIndexName);
 }

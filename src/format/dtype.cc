@@ -46,4 +46,12 @@ bool parse_dtype(std::string_view name, DType& out) {
   return false;
 }
 
+bool is_plain(DType type) {
+  return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
+}
+
+bool is_container(DType type) {
+  return type == DType::kU32 || type == DType::kI32 || type == DType::kI64;
+}
+
 }  // namespace marlin

@@ -15,5 +15,9 @@ size_t dtype_size(DType type);
 std::string_view dtype_name(DType type);
 /// True and sets `out` when `name` is a type safetensors defines and we know.
 bool parse_dtype(std::string_view name, DType& out);
+/// F32, F16 or BF16: what an unquantized weight may be.
+bool is_plain(DType type);
+/// U32, I32 or I64: what words of FP4 codes are stored in.
+bool is_container(DType type);
 
 }  // namespace marlin

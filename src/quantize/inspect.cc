@@ -16,10 +16,6 @@ namespace {
 
 constexpr int64_t kCodesPerWord = 8;
 
-bool is_container(DType type) {
-  return type == DType::kU32 || type == DType::kI32 || type == DType::kI64;
-}
-
 /// Adds up the stored tensors of a checkpoint by what the model uses them for.
 class Inspector {
  public:
@@ -125,12 +121,15 @@ class Inspector {
 
   void find_files() {
     const std::filesystem::path& directory = checkpoint_.directory();
-    const auto exists = [&](const char* name) { return std::filesystem::exists(directory / name); };
-    if (!exists("tokenizer.json")) out_.missing_files.emplace_back("tokenizer.json");
-    if (!exists("chat_template.jinja") && !exists("tokenizer_config.json")) {
+    const auto has = [&](const char* name) {
+      std::error_code ignored;  // what cannot be looked at cannot be read either
+      return std::filesystem::is_regular_file(directory / name, ignored);
+    };
+    if (!has("tokenizer.json")) out_.missing_files.emplace_back("tokenizer.json");
+    if (!has("chat_template.jinja") && !has("tokenizer_config.json")) {
       out_.missing_files.emplace_back("chat_template.jinja");
     }
-    if (!exists("generation_config.json")) {
+    if (!has("generation_config.json")) {
       out_.notes.emplace_back("no generation_config.json: sampling has the program's defaults");
     }
     if (!out_.has_mtp) out_.notes.emplace_back("no MTP layer: no speculation");

@@ -12,13 +12,34 @@
 #include "format/fp4.h"
 #include "marlin/error.h"
 #include "model/tensors.h"
+#include "quantize/destination.h"
+#include "quantize/fingerprint.h"
 #include "quantize/rtn.h"
+#include "quantize/side_files.h"
 
 namespace marlin {
 namespace {
 
-// Source bytes read, quantized and written at a time: what bounds the memory.
+// Elements read, quantized and written at a time; the scales of one shard are all else that memory holds.
 constexpr int64_t kChunkElements = int64_t{1} << 22;
+// At most what a tensor adds to a shard's header and to the index.
+constexpr uint64_t kHeaderEntryBytes = 384;
+
+Json error_row(const TensorError& error) {
+  return {{"name", error.name},       {"rows", error.rows},
+          {"columns", error.columns}, {"relative_rmse", error.relative_rmse},
+          {"max_abs", error.max_abs}, {"sqnr_db", std::isfinite(error.sqnr_db) ? Json(error.sqnr_db) : Json(nullptr)}};
+}
+
+/// The inverse of error_row.
+TensorError error_of(const Json& row) {
+  return {.name = row.at("name"),
+          .rows = row.at("rows"),
+          .columns = row.at("columns"),
+          .relative_rmse = row.at("relative_rmse"),
+          .max_abs = row.at("max_abs"),
+          .sqnr_db = row.at("sqnr_db").is_null() ? INFINITY : row.at("sqnr_db").get<double>()};
+}
 
 using Sink = std::function<void(std::span<const std::byte>)>;
 
@@ -57,7 +78,37 @@ class Conversion {
     return out;
   }
 
-  QuantizeReport& report() { return report_; }
+  /// The errors of all tensors quantized so far, as JSON.
+  Json errors() const {
+    Json rows = Json::array();
+    for (const auto& [name, error] : errors_) rows.push_back(error_row(error));
+    return rows;
+  }
+  /// The same from an interrupted run, whose shards are kept. `rows` is null when there was none; `source` is for
+  /// messages.
+  void restore_errors(const Json& rows, const std::filesystem::path& source) {
+    try {
+      for (const Json& row : rows) {
+        const TensorError error = error_of(row);
+        errors_[error.name] = error;
+      }
+    } catch (const Json::exception&) {
+      throw Error(ErrorCode::kBadFile,
+                  fmt::format("{}: the note about finished tensors is damaged; remove the directory and start again",
+                              source.string()));
+    }
+  }
+
+  uint64_t bytes() const { return report_.bytes; }
+  QuantizeReport report() const {
+    QuantizeReport report = report_;
+    for (const std::string& name : quantized_) {
+      if (const auto it = errors_.find(name); it != errors_.end()) report.tensors.push_back(it->second);
+    }
+    report.bits_per_weight = 8.0 * static_cast<double>(report.bytes) /
+                             static_cast<double>(report.quantized_parameters + report.plain_parameters);
+    return report;
+  }
   const std::vector<std::string>& kept_linears() const { return kept_; }
 
  private:
@@ -90,12 +141,25 @@ class Conversion {
   }
 
   void keep(const TensorView& tensor, const ExpectedTensor& expected, std::vector<OutputTensor>& out) {
+    require_type(tensor, expected);
     report_.plain_parameters += tensor.elements();
     report_.bytes += tensor.data.size();
     std::string name = expected.linear && tensor.shape.size() == 2 ? expected.name + ".weight" : tensor.name;
     out.push_back({.spec = {std::move(name), tensor.dtype, tensor.shape},
                    .layer = expected.layer,
-                   .produce = [tensor](const Sink& sink) { sink(tensor.data); }});
+                   .produce = [tensor](const Sink& sink) {
+                     require_finite(tensor);
+                     sink(tensor.data);
+                   }});
+  }
+
+  /// The types that the model takes.
+  void require_type(const TensorView& tensor, const ExpectedTensor& expected) const {
+    const bool correction_bias = expected.kind == TensorKind::kRouter && !expected.linear;
+    if (correction_bias ? tensor.dtype == DType::kF32 : is_plain(tensor.dtype)) return;
+    throw Error(ErrorCode::kBadFile, fmt::format("{}: {} is {}; expected {}; download or convert the checkpoint again",
+                                                 source_.directory().string(), tensor.name, tensor.describe(),
+                                                 correction_bias ? "F32" : "BF16, F16 or F32"));
   }
 
   void quantize(const LinearTensors& linear, const ExpectedTensor& expected, std::vector<OutputTensor>& out) {
@@ -109,9 +173,11 @@ class Conversion {
                       "128 that divides it",
                       expected.name, columns, group));
     }
+    quantized_.push_back(linear.plain->name);
     report_.quantized_parameters += rows * columns;
     report_.bytes += static_cast<uint64_t>(rows * (columns / 2 + columns / group * 2));
-    // The scales' turn comes after all codes of the shard; they wait here meanwhile (1/32 of the codes' size).
+    // The scales' turn comes after all codes of the shard; they wait here meanwhile (1/32 of the codes' size with group
+    // size 128, 1/8 with 32).
     auto scales = std::make_shared<std::vector<uint16_t>>();
     out.push_back({.spec = {expected.name + ".weight", DType::kU32, {rows, columns / 8}},
                    .layer = expected.layer,
@@ -139,14 +205,16 @@ class Conversion {
       quantizer.quantize(pool_, begin, end, codes.data(), scales.data() + begin * groups);
       sink(std::as_bytes(std::span(codes).first(static_cast<size_t>((end - begin) * columns / 2))));
     }
-    report_.tensors.push_back(quantizer.error());
+    errors_[source.name] = quantizer.error();
   }
 
   const Checkpoint& source_;
   const ModelConfig& config_;
   const QuantizeOptions& options_;
   ThreadPool pool_;
-  QuantizeReport report_;
+  QuantizeReport report_;  // but for the errors
+  std::vector<std::string> quantized_;
+  std::map<std::string, TensorError> errors_;
   std::vector<std::string> kept_;
 };
 
@@ -163,15 +231,6 @@ nlohmann::ordered_json quantized_config(const std::filesystem::path& source, con
   return config;
 }
 
-void copy_side_files(const std::filesystem::path& source, const std::filesystem::path& destination) {
-  for (const char* name :
-       {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
-    if (std::filesystem::exists(source / name)) {
-      write_file_atomically(destination / name, read_text_file(source / name, size_t{256} << 20));
-    }
-  }
-}
-
 void check_options(const std::filesystem::path& source, const std::filesystem::path& destination,
                    const QuantizeOptions& options) {
   if (!fp4::legal_group_size(options.group_size)) {
@@ -184,18 +243,22 @@ void check_options(const std::filesystem::path& source, const std::filesystem::p
   }
 }
 
+/// What the bytes of the shards depend on: --resume must not mix two conversions.
+Json recipe_of(const Checkpoint& source, const QuantizeOptions& options) {
+  return {{"options",
+           {{"method", "rtn"},
+            {"group_size", options.group_size},
+            {"include_head", options.include_head},
+            {"include_embeddings", options.include_embeddings},
+            {"max_shard_bytes", options.max_shard_bytes}}},
+          {"source", checkpoint_fingerprint(source)}};
+}
+
 }  // namespace
 
 Json QuantizeReport::to_json() const {
   Json rows = Json::array();
-  for (const TensorError& t : tensors) {
-    rows.push_back({{"name", t.name},
-                    {"rows", t.rows},
-                    {"columns", t.columns},
-                    {"relative_rmse", t.relative_rmse},
-                    {"max_abs", t.max_abs},
-                    {"sqnr_db", std::isfinite(t.sqnr_db) ? Json(t.sqnr_db) : Json(nullptr)}});
-  }
+  for (const TensorError& tensor : tensors) rows.push_back(error_row(tensor));
   return {{"tensors", rows}, {"quantized_parameters", quantized_parameters}, {"plain_parameters", plain_parameters},
           {"bytes", bytes},  {"bits_per_weight", bits_per_weight},           {"seconds", seconds}};
 }
@@ -205,6 +268,7 @@ QuantizeReport quantize_checkpoint(const std::filesystem::path& source, const st
   const auto start = std::chrono::steady_clock::now();
   check_options(source, destination, options);
   const Checkpoint checkpoint = Checkpoint::open(source);
+  const std::vector<std::string> files = side_files(source);
   const ModelConfig config = ModelConfig::from_json(checkpoint.config(), (source / "config.json").string());
   const std::vector<std::string> missing = missing_tensors(checkpoint, config, /*with_mtp=*/false);
   if (!missing.empty()) {
@@ -214,22 +278,27 @@ QuantizeReport quantize_checkpoint(const std::filesystem::path& source, const st
   }
   Conversion conversion(checkpoint, config, options);
   std::vector<OutputTensor> tensors = conversion.plan();
-  // The recipe stands in every shard's header: resume keeps only shards made by the same one.
-  const std::map<std::string, std::string> recipe = {
-      {"format", "pt"}, {"method", "rtn"}, {"group_size", std::to_string(options.group_size)}};
-  std::filesystem::create_directories(destination);
-  write_checkpoint(destination, std::move(tensors),
-                   {.max_shard_bytes = options.max_shard_bytes,
-                    .resume = options.resume,
-                    .metadata = recipe,
-                    .progress = options.progress});
-  copy_side_files(source, destination);
-  write_file_atomically(destination / "config.json",
-                        quantized_config(source, options, conversion.kept_linears()).dump(2) + "\n");
+  Destination directory(destination, "metal-marlin mmfp4 quantize", recipe_of(checkpoint, options),
+                        options.resume ? Interrupted::kContinue : Interrupted::kRefuse);
+  directory.check(conversion.bytes() + tensors.size() * kHeaderEntryBytes);
+  directory.begin();
+  conversion.restore_errors(directory.note(), destination / kUnfinishedName);
+  const auto finish_files = [&] {
+    for (const std::string& name : files) copy_side_file(name, source, destination);
+    write_file_atomically(destination / "config.json",
+                          quantized_config(source, options, conversion.kept_linears()).dump(2) + "\n");
+  };
+  write_checkpoint(
+      destination, std::move(tensors),
+      {.max_shard_bytes = options.max_shard_bytes,
+       .resume = options.resume,
+       .metadata = {{"format", "pt"}, {"method", "rtn"}, {"group_size", std::to_string(options.group_size)}},
+       .shard_made = [&] { directory.keep_note(conversion.errors()); },
+       .before_index = finish_files,
+       .progress = options.progress});
+  directory.finish();
 
-  QuantizeReport report = std::move(conversion.report());
-  report.bits_per_weight = 8.0 * static_cast<double>(report.bytes) /
-                           static_cast<double>(report.quantized_parameters + report.plain_parameters);
+  QuantizeReport report = conversion.report();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

@@ -1,4 +1,5 @@
-// BF16 (or F16, F32) Hugging Face checkpoint -> MMFP4, streaming: memory use is a few rows of one tensor.
+// BF16 (or F16, F32) Hugging Face checkpoint -> MMFP4, streaming: the source is mapped, and memory holds a few rows of
+// one tensor and the scales of one shard.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ struct QuantizeOptions {
   bool include_head = false;        // lm_head in FP4 too
   bool include_embeddings = false;  // embed_tokens in FP4 too
   uint64_t max_shard_bytes = uint64_t{4} << 30;
-  bool resume = false;  // keep whole shards of an interrupted run
+  bool resume = false;  // keep whole shards of an interrupted run of the same source and options
   ProgressFn progress = {};
 };
 
@@ -35,7 +36,7 @@ struct TensorError {
 };
 
 struct QuantizeReport {
-  std::vector<TensorError> tensors;  // in file order; empty for tensors of shards kept by resume
+  std::vector<TensorError> tensors;  // in the model's order; those of shards kept by resume, too
   int64_t quantized_parameters = 0;
   int64_t plain_parameters = 0;
   uint64_t bytes = 0;          // of all shards
@@ -44,9 +45,9 @@ struct QuantizeReport {
   Json to_json() const;
 };
 
-/// Reads `source`, writes `destination` (created; must be empty unless resuming): shards, index, config.json with
-/// quantization_config, and the tokenizer, template and generation files copied. Throws Error; leaves nothing that
-/// looks whole.
+/// Reads `source`, writes `destination` (created; must be empty, or hold an interrupted run when resuming): shards,
+/// index, config.json with quantization_config, and the tokenizer, template and generation files copied. While it is
+/// written, the directory holds kUnfinishedName and no reader takes it. Throws Error; leaves nothing that looks whole.
 QuantizeReport quantize_checkpoint(const std::filesystem::path& source, const std::filesystem::path& destination,
                                    const QuantizeOptions& options);
 

@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "format/checkpoint.h"
 #include "marlin/error.h"
 #include "marlin/text.h"
 #include "model/tensors.h"
+#include "quantize/side_files.h"
 
 namespace marlin {
 namespace {
@@ -66,6 +69,7 @@ RepairReport repair_checkpoint(const std::filesystem::path& directory, const std
   const Checkpoint source = Checkpoint::open(bf16);
   const ModelConfig config = ModelConfig::from_json(broken.config(), (directory / "config.json").string());
 
+  const std::vector<std::string> present = side_files(directory);
   RepairReport report;
   const std::vector<TensorView> tensors = find_missing(broken, source, config);
   if (!tensors.empty()) {
@@ -86,12 +90,10 @@ RepairReport repair_checkpoint(const std::filesystem::path& directory, const std
     }
     write_file_atomically(directory / "model.safetensors.index.json", index.dump(2) + "\n");
   }
-  for (const char* name :
-       {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
-    if (!std::filesystem::exists(directory / name) && std::filesystem::exists(bf16 / name)) {
-      write_file_atomically(directory / name, read_text_file(bf16 / name, size_t{256} << 20));
-      report.copied_files.emplace_back(name);
-    }
+  for (const std::string& name : side_files(bf16)) {
+    if (std::ranges::find(present, name) != present.end()) continue;
+    copy_side_file(name, bf16, directory);
+    report.copied_files.push_back(name);
   }
   return report;
 }

@@ -1,6 +1,7 @@
 #include "quantize/rtn.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +13,21 @@
 #include "marlin/error.h"
 
 namespace marlin {
+namespace {
+
+[[noreturn]] void fail_at(const TensorView& tensor, int64_t index) {
+  std::vector<int64_t> place;
+  int64_t rest = index;
+  for (auto size = tensor.shape.rbegin(); size != tensor.shape.rend(); ++size) {
+    place.insert(place.begin(), rest % *size);
+    rest /= *size;
+  }
+  throw Error(ErrorCode::kBadFile,
+              fmt::format("{}: element [{}] is {}; expected a finite weight, download the checkpoint again",
+                          tensor.name, fmt::join(place, ", "), element_at(tensor, index)));
+}
+
+}  // namespace
 
 float element_at(const TensorView& tensor, int64_t index) {
   const std::byte* at = tensor.data.data() + static_cast<size_t>(index) * dtype_size(tensor.dtype);
@@ -25,6 +41,12 @@ float element_at(const TensorView& tensor, int64_t index) {
   MARLIN_CHECK(tensor.dtype == DType::kBF16 || tensor.dtype == DType::kF16, "{} is {}", tensor.name,
                dtype_name(tensor.dtype));
   return tensor.dtype == DType::kBF16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+void require_finite(const TensorView& tensor) {
+  for (int64_t i = 0; i < tensor.elements(); ++i) {
+    if (!std::isfinite(element_at(tensor, i))) fail_at(tensor, i);
+  }
 }
 
 RtnQuantizer::RtnQuantizer(const TensorView& source, int group_size)
@@ -83,8 +105,7 @@ void RtnQuantizer::fail(const RowResult& result) const {
                 fmt::format("{}: the group at [{}, {}] has a weight beyond 6 x 65504; no FP16 scale can hold it",
                             source_.name, row, column));
   }
-  throw Error(ErrorCode::kBadFile, fmt::format("{}: element [{}, {}] is {}; expected a finite weight", source_.name,
-                                               row, column, element_at(source_, result.bad_index)));
+  fail_at(source_, result.bad_index);
 }
 
 TensorError RtnQuantizer::error() const {

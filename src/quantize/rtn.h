@@ -14,6 +14,9 @@ namespace marlin {
 /// One element of a BF16, F16 or F32 tensor as float.
 float element_at(const TensorView& tensor, int64_t index);
 
+/// Throws Error{kBadFile} naming tensor and place when an element of a BF16, F16 or F32 tensor is NaN or infinite.
+void require_finite(const TensorView& tensor);
+
 /// Quantizes rows of a plain [rows, columns] tensor and keeps the sums of the error report.
 class RtnQuantizer {
  public:

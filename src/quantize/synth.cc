@@ -16,6 +16,7 @@
 #include "marlin/error.h"
 #include "model/tensors.h"
 #include "ops/random.h"
+#include "quantize/destination.h"
 #include "quantize/synth_files.h"
 
 namespace marlin {
@@ -200,100 +201,6 @@ class Weights {
   int64_t parameters_ = 0;
 };
 
-// --- the directory -------------------------------------------------------------------------------
-
-bool is_shard(const std::string& name) {
-  return name.starts_with("model-") && name.ends_with(".safetensors");
-}
-bool is_partial_shard(const std::string& name) {
-  return name.starts_with("model-") && name.ends_with(".safetensors.partial");
-}
-
-/// A checkpoint's directory from before it exists to whole: nobody else's files, enough space, and until everything is
-/// written the mark that says so.
-class Destination {
- public:
-  /// `recipe` is what the mark holds: shards of an interrupted run with the same one are kept.
-  Destination(fs::path directory, std::string recipe) : directory_(std::move(directory)), recipe_(std::move(recipe)) {}
-
-  /// Looks and refuses, writes nothing. Throws Error{kUsage|kIo}.
-  void check(uint64_t needed, std::optional<uint64_t> free_bytes) {
-    std::error_code ignored;
-    if (fs::exists(directory_, ignored)) look_around();
-    const uint64_t free = (free_bytes ? *free_bytes : free_space()) + stale_bytes_;
-    const uint64_t missing = needed - std::min(needed, kept_bytes_);
-    if (missing <= free) return;
-    throw Error(ErrorCode::kIo, fmt::format("{}: the checkpoint needs {} bytes ({:.1f} GB) more and {} ({:.1f} GB) are "
-                                            "free; free some space, choose another disk, or write fewer layers",
-                                            directory_.string(), missing, static_cast<double>(missing) / 1e9, free,
-                                            static_cast<double>(free) / 1e9));
-  }
-
-  void begin() const {
-    std::error_code error;
-    fs::create_directories(directory_, error);
-    if (error) {
-      throw Error(ErrorCode::kIo,
-                  fmt::format("cannot create {}: {}; choose another directory", directory_.string(), error.message()));
-    }
-    write_file_atomically(mark(), recipe_);
-    for (const fs::path& path : stale_) remove(path);
-  }
-
-  /// Of shards that an interrupted run left whole.
-  uint64_t kept_bytes() const { return kept_bytes_; }
-
-  void finish() const { remove(mark()); }
-
- private:
-  fs::path mark() const { return directory_ / kUnfinishedName; }
-
-  void remove(const fs::path& path) const {
-    std::error_code error;
-    fs::remove(path, error);
-    if (error) throw Error(ErrorCode::kIo, fmt::format("cannot remove {}: {}", path.string(), error.message()));
-  }
-
-  void look_around() {
-    if (!fs::is_directory(directory_)) {
-      throw Error(ErrorCode::kUsage, fmt::format("{} is a file; give a directory to write", directory_.string()));
-    }
-    const bool ours = fs::exists(mark());
-    const bool same = ours && read_text_file(mark()) == recipe_;
-    for (const auto& entry : fs::directory_iterator(directory_)) {
-      const std::string name = entry.path().filename().string();
-      if (!ours) {
-        throw Error(ErrorCode::kUsage, fmt::format("{} is not empty: it holds {}, and no interrupted `mmfp4 synth`; "
-                                                   "choose another directory",
-                                                   directory_.string(), name));
-      }
-      if (same && is_shard(name)) {
-        kept_bytes_ += entry.file_size();
-      } else if (is_shard(name) || is_partial_shard(name)) {
-        stale_.push_back(entry.path());
-        stale_bytes_ += entry.file_size();
-      }
-    }
-  }
-
-  /// Of the disk that the directory is or will be on.
-  uint64_t free_space() const {
-    fs::path existing = fs::absolute(directory_).lexically_normal();
-    std::error_code error;
-    while (!fs::exists(existing, error) && existing.has_relative_path()) existing = existing.parent_path();
-    const fs::space_info info = fs::space(existing, error);
-    if (!error) return info.available;
-    throw Error(ErrorCode::kIo,
-                fmt::format("cannot find the free space of {}: {}", existing.string(), error.message()));
-  }
-
-  fs::path directory_;
-  std::string recipe_;
-  std::vector<fs::path> stale_;
-  uint64_t stale_bytes_ = 0;
-  uint64_t kept_bytes_ = 0;
-};
-
 Json finished_config(Json config, const std::vector<std::string>& plain_linears) {
   config["synthetic"] = true;
   config["quantization_config"] = {{"quant_method", "mmfp4"},
@@ -402,16 +309,21 @@ SynthReport synthesize_checkpoint(const Json& config, const fs::path& destinatio
   SynthReport report = {.layers = checked.n_layers, .parameters = weights.parameters()};
   report.tensor_bytes = total_bytes(weights.tensors());
 
-  const Json recipe = {{"unfinished", "metal-marlin mmfp4 synth"},
-                       {"generator", kGenerator},
+  const Json recipe = {{"generator", kGenerator},
                        {"seed", options.seed},
                        {"max_shard_bytes", options.max_shard_bytes},
                        {"config", config}};
-  Destination directory(destination, recipe.dump() + "\n");
+  Destination directory(destination, "metal-marlin mmfp4 synth", recipe, Interrupted::kReplace);
   // A header's entry and an index's line a tensor, and the headers' padding.
   const uint64_t overhead = weights.tensors().size() * 384 + (uint64_t{1} << 20);
   directory.check(report.tensor_bytes + tokenizer.size() + overhead, options.free_bytes);
   directory.begin();
+  const auto finish_files = [&] {
+    write_file_atomically(destination / "tokenizer.json", tokenizer);
+    write_file_atomically(destination / "chat_template.jinja", synth_chat_template());
+    write_file_atomically(destination / "generation_config.json", generation_config(checked).dump(2) + "\n");
+    write_file_atomically(destination / kConfigName, finished_config(config, weights.plain_linears()).dump(2) + "\n");
+  };
   report.written_bytes = report.tensor_bytes - std::min(report.tensor_bytes, directory.kept_bytes());
   write_checkpoint(destination, weights.tensors(),
                    {.max_shard_bytes = options.max_shard_bytes,
@@ -419,11 +331,8 @@ SynthReport synthesize_checkpoint(const Json& config, const fs::path& destinatio
                     .metadata = {{"format", "pt"},
                                  {"method", "random " + std::string(kGenerator)},
                                  {"seed", std::to_string(options.seed)}},
+                    .before_index = finish_files,
                     .progress = options.progress});
-  write_file_atomically(destination / "tokenizer.json", tokenizer);
-  write_file_atomically(destination / "chat_template.jinja", synth_chat_template());
-  write_file_atomically(destination / "generation_config.json", generation_config(checked).dump(2) + "\n");
-  write_file_atomically(destination / kConfigName, finished_config(config, weights.plain_linears()).dump(2) + "\n");
   directory.finish();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

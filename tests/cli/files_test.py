@@ -1,6 +1,10 @@
 """doctor, and the commands that work on checkpoints: inspect, quantize, repair, eval."""
 import json
+import resource
 import shutil
+import signal
+import struct
+import subprocess
 import unittest
 from pathlib import Path
 
@@ -60,6 +64,8 @@ class Inspect(cli.CliTest):
         found, err = self.inspect(self.copy_model(without=["tokenizer.json"]), code=1)
         self.assertEqual(found["missing_files"], ["tokenizer.json"])
         self.assertIn("1 files missing", err)
+        (self.copy_model("folders", without=["tokenizer.json"]) / "tokenizer.json").mkdir()
+        self.assertEqual(self.inspect(self.folder / "folders", code=1)[0]["missing_files"], ["tokenizer.json"])
 
     def test_config_of_another_size(self):
         found, _ = self.inspect(self.copy_model(files={"config.json": self.config(num_hidden_layers=6)}), code=1)
@@ -86,16 +92,40 @@ class Quantize(cli.CliTest):
         self.assertTrue(all(0 < tensor["relative_rmse"] < 0.2 for tensor in errors))
         self.assertGreater(len(list(target.glob("model-*.safetensors"))), 1)
         self.assertTrue(json.loads(self.mmfp4("inspect", target, "--json").stdout)["whole"])
-        self.assert_error(self.mmfp4("quantize", cli.ARGS.bf16, target), 2, "out")
-        again = self.assert_ok(self.mmfp4("quantize", cli.ARGS.bf16, target, "--include-embeddings", "--max-shard-size",
-                                          "8MiB", "--resume", "--json"))
-        self.assertIn("bits_per_weight", json.loads(again.stdout))
+        for resume in ([], ["--resume"]):
+            self.assert_error(self.mmfp4("quantize", cli.ARGS.bf16, target, *resume), 2, "out", "not empty")
+
+    def test_full_disk_then_resume(self):
+        self.needs_bf16()
+        target = self.folder / "out"
+        args = (cli.ARGS.bf16, target, "--include-embeddings", "--max-shard-size", "4MiB")
+
+        def limit():  # less than the last shard
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+
+        done = subprocess.run([cli.ARGS.program, "mmfp4", "quantize", *args], capture_output=True, preexec_fn=limit,
+                              timeout=cli.TIMEOUT)
+        self.assert_error(cli.Result(done.returncode, done.stdout, done.stderr), 1, "model-00005", "free some space")
+        self.assert_error(self.mmfp4("inspect", target), 1, "unfinished", "quantize --resume")
+        self.assert_error(self.mmfp4("quantize", *args), 2, "--resume")
+        self.assert_error(self.mmfp4("quantize", *args, "--resume", "--group-size", "64"), 2, "group_size was 128, is 64")
+        (target / "model-00001-of-00009.safetensors.partial").write_text("cut off")
+        resumed = json.loads(self.assert_ok(self.mmfp4("quantize", *args, "--resume", "--json")).stdout)
+        fresh = json.loads(self.assert_ok(self.mmfp4("quantize", cli.ARGS.bf16, self.folder / "fresh", *args[2:],
+                                                     "--json")).stdout)
+        for total in ("tensors", "quantized_parameters", "plain_parameters", "bytes", "bits_per_weight"):
+            self.assertEqual(resumed[total], fresh[total])
+        self.assertEqual(sorted(file.name for file in target.iterdir()),
+                         sorted(file.name for file in (self.folder / "fresh").iterdir()))
 
     def test_refuses(self):
         self.assert_error(self.mmfp4("quantize", "nowhere", self.folder / "out"), 1, "nowhere")
         self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out"), 2, "quantized already")
         self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--report", "no/such/report.json"), 2,
                           "--report")
+        self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--report", self.folder), 2,
+                          "--report", "is a directory")
         self.assert_error(self.mmfp4("inspect", self.folder / "out"), 1)  # nothing that looks whole
 
 
@@ -173,6 +203,42 @@ class Eval(cli.CliTest):
         self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", self.write("bad.jsonl", "{}\n")), 1, "bad.jsonl:1")
         short = self.write_json("short.jsonl", {"text": "Too short."})
         self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", short), 2, "too short")
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", self.folder), 2, "is a directory")
+        question = self.write_json("question.jsonl", {"messages": self.ROW["messages"][:1]})
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", question), 2, "nothing to score")
+
+    def test_combinations(self):
+        logits = ["eval", "-m", self.model, "--ids", self.write_json("ids.json", [1]), "--logits-out", self.folder / "x"]
+        self.assert_error(self.mmfp4(*logits, "--reference", self.model), 2, "--reference", "--ids")
+        self.assert_error(self.mmfp4(*logits, "--windows", "1"), 2, "--windows", "--ids")
+        self.assert_error(self.mmfp4(*logits, "--text", "rows.jsonl"), 2, "--text")
+        self.assert_error(self.mmfp4(*logits[:-2]), 2, "--logits-out")
+        self.assert_error(self.mmfp4(*logits[:3]), 2, "--text")
+        self.assertFalse((self.folder / "x").exists())
+
+    def test_ids_the_model_does_not_have(self):
+        for ids in ([8192], [1, -1], [2**31 - 1]):
+            self.assert_error(self.mmfp4("eval", "-m", self.model, "--ids", self.write_json("ids.json", ids),
+                                         "--logits-out", self.folder / "x"), 2, "ids.json", f"id {ids[-1]}", "0 to 8191")
+        # Of a tokenizer that is larger than the model.
+        tokenizer = json.loads((Path(self.model) / "tokenizer.json").read_text())
+        user = next(token for token in tokenizer["added_tokens"] if token["content"] == "<|user|>")
+        user["id"] = 8192
+        model = self.copy_model(files={"tokenizer.json": json.dumps(tokenizer)})
+        rows = self.write_json("rows.jsonl", self.ROW)
+        self.assert_error(self.mmfp4("eval", "-m", model, "--text", rows), 2, "tokenizer.json", "id 8192", "0 to 8191")
+
+    def test_logits_that_are_not_finite(self):
+        shard = sorted(Path(self.model).glob("model-*.safetensors"))[-1]
+        content = bytearray(shard.read_bytes())
+        start = 8 + struct.unpack("<Q", content[:8])[0]
+        begin = start + json.loads(content[8:start])["model.norm.weight"]["data_offsets"][0]
+        content[begin:begin + 2] = b"\xc0\x7f"  # NaN
+        broken = self.copy_model(files={shard.name: bytes(content)})
+        rows = self.write_json("rows.jsonl", self.ROW)
+        self.assert_error(self.mmfp4("eval", "-m", broken, "--text", rows), 1, "not finite", "--check-numerics")
+        self.assert_error(self.mmfp4("eval", "-m", self.model, "--text", rows, "--reference", broken), 1, "reference",
+                          "not finite", "--check-numerics")
 
 
 if __name__ == "__main__":

@@ -111,6 +111,17 @@ TEST(Windows, BadRowsAreNamedByLine) {
   EXPECT_THAT(message_of([] { read_windows(write_rows("{\"text\":\"too short\"}\n"), demo(), 0); }),
               HasSubstr("too short"));
   EXPECT_THAT(message_of([] { read_windows("absent.jsonl", demo(), 0); }), HasSubstr("absent.jsonl"));
+  EXPECT_THAT(message_of([] { read_windows(write_rows("\n\n"), demo(), 0); }), HasSubstr("holds no rows"));
+  EXPECT_THAT(message_of([] { read_windows(::testing::TempDir(), demo(), 0); }), HasSubstr("is a directory"));
+}
+
+TEST(Windows, SomethingMustBeScored) {
+  const std::string question = R"({"messages":[{"role":"user","content":"Hello"}]})";
+  const std::string answer = R"({"messages":[{"role":"user","content":"Hello"},{"role":"assistant","content":"Hi!"}]})";
+  EXPECT_THAT(message_of([&] { read_windows(write_rows(question), demo(), 0); }), HasSubstr("nothing to score in 1"));
+  EXPECT_THAT(message_of([&] { read_windows(write_rows(question + "\n" + answer), demo(), 1); }),
+              HasSubstr("nothing to score"));
+  EXPECT_EQ(read_windows(write_rows(question + "\n" + answer), demo(), 0).size(), 2U);
 }
 
 TEST(Logits, AreWrittenForAnIdsFile) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/float16.h"
 #include "format/checkpoint.h"
@@ -20,6 +21,7 @@ namespace marlin {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 fs::path bf16_demo() {
@@ -33,7 +35,7 @@ fs::path bundled() {
   if (!fs::exists(path)) GTEST_SKIP() << "needs " << (path).string() << ", which is not on this machine"
 
 fs::path fresh(const std::string& name) {
-  const fs::path path = fs::path(::testing::TempDir()) / ("quantize_test_" + name);
+  fs::path path = fs::path(::testing::TempDir()) / ("quantize_test_" + name);
   fs::remove_all(path);
   return path;
 }
@@ -41,6 +43,12 @@ fs::path fresh(const std::string& name) {
 std::string bytes_of(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::set<std::string> files_in(const fs::path& directory) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) names.insert(entry.path().filename().string());
+  return names;
 }
 
 std::string message_of(const std::function<void()>& action) {
@@ -183,35 +191,167 @@ TEST(Quantize, BadWeightsAndOptionsAreNamed) {
   EXPECT_THAT(message_of([&] { quantize_checkpoint("absent", fresh("bad"), {}); }), HasSubstr("absent"));
 }
 
+TEST(Quantize, KeptTensorsAreCheckedToo) {
+  using Case = std::pair<std::string, std::string>;
+  for (const Case& bad : {Case{"model.norm.weight", "[7]"}, Case{"lm_head.weight", "[0, 7]"},
+                          Case{"model.layers.1.mlp.gate.weight", "[0, 7]"},
+                          Case{"model.layers.1.mlp.gate.e_score_correction_bias", "[3]"}}) {
+    const fs::path source =
+        tiny_checkpoint("kept_bad_source", [&](const std::string& tensor, std::vector<uint16_t>& values) {
+          if (tensor == bad.first) values[7] = 0x7f80;  // the upper half of the F32 element 3
+        });
+    const fs::path out = fresh("kept_bad");
+    EXPECT_THAT(message_of([&] { quantize_checkpoint(source, out, {}); }),
+                AllOf(HasSubstr(bad.first + ": element"), HasSubstr(bad.second + " is inf")));
+    EXPECT_FALSE(fs::exists(out / "model.safetensors.index.json"));
+  }
+}
+
+TEST(Quantize, IntegerNormsAreRefused) {
+  const fs::path source = tiny_checkpoint("integer_source");
+  const fs::path file = source / "model.safetensors";
+  const auto change = [&](const std::string& from, const std::string& to) {
+    std::string bytes = bytes_of(file);
+    const size_t at = bytes.find(from);
+    ASSERT_NE(at, std::string::npos);
+    write_file_atomically(file, bytes.replace(at, from.size(), to));
+  };
+  change(R"("model.norm.weight":{"dtype":"BF16")", R"("model.norm.weight":{"dtype":"I16" )");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, fresh("integer"), {}); }),
+              HasSubstr("tensor model.norm.weight is I16 [128], expected F32, F16 or BF16;"));
+  change(R"("model.norm.weight":{"dtype":"I16" )", R"("model.norm.weight":{"dtype":"BF16")");
+  change(R"(e_score_correction_bias":{"dtype":"F32")", R"(e_score_correction_bias":{"dtype":"I32")");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, fresh("integer"), {}); }),
+              HasSubstr("e_score_correction_bias is I32 [4]; expected F32"));
+}
+
 TEST(Quantize, AQuantizedSourceIsRefused) {
   EXPECT_THAT(message_of([&] { quantize_checkpoint(bundled(), fresh("again"), {}); }), HasSubstr("quantized already"));
+}
+
+/// Stops the writing before a tensor, as an interruption would.
+struct Interrupted {};
+ProgressFn stop_before(const std::string& tensor) {
+  return [tensor](uint64_t, uint64_t, const std::string& item) {
+    if (item == tensor) throw Interrupted();
+  };
+}
+
+constexpr uint64_t kSmallShard = 100'000;
+constexpr const char* kLateTensor = "model.layers.1.mlp.experts.3.up_proj.weight";
+
+/// A directory with the first shards of `source`.
+fs::path interrupted(const std::string& name, const fs::path& source) {
+  fs::path directory = fresh(name);
+  EXPECT_THROW(
+      quantize_checkpoint(source, directory, {.max_shard_bytes = kSmallShard, .progress = stop_before(kLateTensor)}),
+      Interrupted);
+  return directory;
 }
 
 TEST(Quantize, ResumeKeepsWholeShardsAndGivesTheSameFiles) {
   const fs::path source = tiny_checkpoint("resume_source");
   const fs::path whole = fresh("whole");
-  quantize_checkpoint(source, whole, {.max_shard_bytes = 100'000});
-  const fs::path partial = fresh("partial");
-  quantize_checkpoint(source, partial, {.max_shard_bytes = 100'000});
-  // What an interruption leaves: the first shards, no index, no config.
-  fs::remove(partial / "model.safetensors.index.json");
-  fs::remove(partial / "config.json");
-  int shards = 0;
-  for (const auto& entry : fs::directory_iterator(whole)) shards += entry.path().extension() == ".safetensors" ? 1 : 0;
-  ASSERT_GT(shards, 2);
-  for (const auto& entry : fs::directory_iterator(partial)) {
-    if (entry.path().filename().string().find("00002-of") != std::string::npos) fs::remove(entry.path());
-  }
-  EXPECT_THAT(message_of([&] { Checkpoint::open(partial); }), ::testing::Not(HasSubstr("no error")));
-  quantize_checkpoint(source, partial, {.max_shard_bytes = 100'000, .resume = true});
+  const QuantizeReport expected = quantize_checkpoint(source, whole, {.max_shard_bytes = kSmallShard});
+  const fs::path partial = interrupted("partial", source);
+  const fs::path kept = partial / "model-00002-of-00005.safetensors";
+  ASSERT_TRUE(fs::exists(kept));
+  const auto written = fs::last_write_time(kept);
+  EXPECT_THAT(message_of([&] { Checkpoint::open(partial); }),
+              AllOf(HasSubstr("unfinished"), HasSubstr("quantize --resume")));
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, partial, {.max_shard_bytes = kSmallShard}); }),
+              HasSubstr("continue it with --resume"));
+
+  const QuantizeReport report = quantize_checkpoint(source, partial, {.max_shard_bytes = kSmallShard, .resume = true});
+  EXPECT_EQ(fs::last_write_time(kept), written);
+  EXPECT_EQ(files_in(partial), files_in(whole));
   for (const auto& entry : fs::directory_iterator(whole)) {
     EXPECT_EQ(bytes_of(entry.path()), bytes_of(partial / entry.path().filename())) << entry.path().filename();
   }
+  EXPECT_EQ(report.quantized_parameters, expected.quantized_parameters);
+  EXPECT_EQ(report.plain_parameters, expected.plain_parameters);
+  EXPECT_EQ(report.bytes, expected.bytes);
+  EXPECT_EQ(report.to_json()["tensors"].dump(), expected.to_json()["tensors"].dump());
+}
+
+TEST(Quantize, ResumeRefusesAnotherConversion) {
+  const fs::path source = tiny_checkpoint("resume_source");
+  const fs::path partial = interrupted("partial", source);
+  const auto resume = [&](const fs::path& from, QuantizeOptions options) {
+    options.resume = true;
+    return message_of([&] { quantize_checkpoint(from, partial, options); });
+  };
+  const std::set<std::string> before = files_in(partial);
+  EXPECT_THAT(resume(source, {.group_size = 64, .max_shard_bytes = kSmallShard}),
+              HasSubstr("group_size was 128, is 64;"));
+  EXPECT_THAT(resume(source, {.include_head = true}), AllOf(HasSubstr("include_head was false, is true"),
+                                                            HasSubstr("max_shard_bytes was 100000, is 4294967296")));
+  // The same names and shapes with other weights, as a fine-tuned model has them.
+  const fs::path tuned = tiny_checkpoint("tuned_source", [](const std::string& name, std::vector<uint16_t>& values) {
+    if (name != "lm_head.weight") return;
+    for (uint16_t& value : values) value ^= 1;
+  });
+  EXPECT_THAT(resume(tuned, {.max_shard_bytes = kSmallShard}),
+              AllOf(HasSubstr("INCOMPLETE"), HasSubstr("model.safetensors was"), HasSubstr("same source")));
+  EXPECT_EQ(files_in(partial), before);
+  EXPECT_EQ(resume(source, {.max_shard_bytes = kSmallShard}), "no error");
+}
+
+TEST(Quantize, ADamagedNoteIsRefused) {
+  const fs::path source = tiny_checkpoint("resume_source");
+  const fs::path partial = interrupted("partial", source);
+  nlohmann::ordered_json mark = nlohmann::ordered_json::parse(bytes_of(partial / "INCOMPLETE"));
+  mark["note"] = {{{"name", 7}}};
+  write_file_atomically(partial / "INCOMPLETE", mark.dump());
+  EXPECT_THAT(
+      message_of([&] { quantize_checkpoint(source, partial, {.max_shard_bytes = kSmallShard, .resume = true}); }),
+      HasSubstr("INCOMPLETE: the note about finished tensors is damaged"));
+}
+
+TEST(Quantize, OnlyAnInterruptedRunIsContinued) {
+  const fs::path source = tiny_checkpoint("resume_source");
+  const fs::path whole = fresh("whole");
+  quantize_checkpoint(source, whole, {.resume = true});  // nothing to continue yet
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, whole, {.resume = true}); }),
+              AllOf(HasSubstr("not empty"), HasSubstr("no interrupted")));
+  write_file_atomically(whole / "INCOMPLETE", R"({"unfinished":"metal-marlin mmfp4 synth","recipe":{}})");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, whole, {.resume = true}); }), HasSubstr("mmfp4 synth"));
+  write_file_atomically(whole / "INCOMPLETE", "[");
+  EXPECT_THAT(message_of([&] { quantize_checkpoint(source, whole, {.resume = true}); }), HasSubstr("another program"));
+}
+
+TEST(Quantize, TheIndexIsWrittenLast) {
+  const fs::path source = tiny_checkpoint("last_source");
+  write_file_atomically(source / "tokenizer.json", "{}");
+  const fs::path out = fresh("last");
+  EXPECT_THAT(message_of([&] {
+                quantize_checkpoint(source, out, {.progress = [&](uint64_t, uint64_t, const std::string&) {
+                                      fs::create_directories(out / "model.safetensors.index.json.partial");
+                                    }});
+              }),
+              AllOf(HasSubstr((out / "model.safetensors.index.json.partial").string()), HasSubstr("directory")));
+  EXPECT_EQ(files_in(out), (std::set<std::string>{"INCOMPLETE", "config.json", "model-00001-of-00001.safetensors",
+                                                  "model.safetensors.index.json.partial", "tokenizer.json"}));
+}
+
+TEST(Quantize, WhatIsInTheWayIsNamed) {
+  const fs::path source = tiny_checkpoint("way_source");
+  const fs::path folder = fresh("way");
+  fs::create_directories(folder);
+  write_file_atomically(folder / "file", "x");
+  const auto quantize = [&](const fs::path& out) { return message_of([&] { quantize_checkpoint(source, out, {}); }); };
+  EXPECT_THAT(quantize(folder / "file"), HasSubstr("file is a file; give a directory"));
+  EXPECT_THAT(quantize(folder / "file/out"), AllOf(HasSubstr("file/out"), HasSubstr("choose another directory")));
+  EXPECT_THAT(quantize(folder / std::string(300, 'a')), HasSubstr("choose another directory"));
+  EXPECT_THAT(quantize("/proc/out"), AllOf(HasSubstr("/proc/out"), HasSubstr("choose another")));
+  fs::create_directories(source / "tokenizer.json");
+  EXPECT_THAT(quantize(folder / "new"), HasSubstr("tokenizer.json is not a regular file"));
+  EXPECT_FALSE(fs::exists(folder / "new"));
 }
 
 /// A copy of a quantized tiny model in a single file that lacks the named tensors, as the published checkpoint does.
 fs::path without(const fs::path& source, const std::vector<std::string>& lacking) {
-  const fs::path directory = fresh("lacking");
+  fs::path directory = fresh("lacking");
   fs::create_directories(directory);
   fs::copy_file(source / "config.json", directory / "config.json");
   std::vector<TensorSpec> specs;

@@ -159,7 +159,7 @@ TEST(Synth, AnInterruptedOneIsRefusedAndContinued) {
   constexpr uint64_t kShard = 1'000'000;
   const fs::path whole = synthesize("uninterrupted", small_config(), {.max_shard_bytes = kShard});
   const fs::path directory = fresh("interrupted");
-  for (const double fraction : {0.7, 1.0}) {  // within the shards, and when only the small files are missing
+  for (const double fraction : {0.7, 1.0}) {  // within the shards, and when only the mark is left
     const SynthOptions options = {.max_shard_bytes = kShard, .progress = stop_at(fraction)};
     EXPECT_THROW(synthesize_checkpoint(small_config(), directory, options), Interrupted);
     expect_error(
