@@ -30,7 +30,6 @@ struct EngineOptions {
   bool check_numerics = false;  // check every op's output for NaN and Inf
   bool use_fused_moe = true;
   bool prefix_cache = true;
-  std::string layout;  // settles an ambiguous checkpoint layout: "R", "K" or empty
   std::function<void(uint64_t done, uint64_t total, const std::string& item)> progress;
 };
 

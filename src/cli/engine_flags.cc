@@ -25,9 +25,6 @@ void EngineFlags::add_to(CLI::App& app) {
   app.add_option("--device", device, "auto, cpu, or another that `metal-marlin doctor` lists")
       ->check(device_name())
       ->type_name("NAME");
-  app.add_option("--layout", layout, "Settle the layout of an ambiguous checkpoint: R or K")
-      ->check(CLI::IsMember({"R", "K"}).description(""))
-      ->type_name("R|K");
   app.add_flag("--deterministic", deterministic, "Same numbers whatever the chunks, threads and cached prefix");
   app.add_flag("--check-numerics", check_numerics, "Check the result of every op for NaN and Inf (slow)");
   app.add_flag("--no-fused-moe", no_fused_moe, "Compute experts op by op, for diagnosis");
@@ -46,7 +43,6 @@ std::unique_ptr<Engine> EngineFlags::load(int max_parallel) const {
   options.deterministic = deterministic;
   options.check_numerics = check_numerics;
   options.use_fused_moe = !no_fused_moe;
-  options.layout = layout;
   options.progress = bar.callback();
   return std::make_unique<Engine>(options);
 }

@@ -13,7 +13,6 @@ struct EngineFlags {
   std::string model;
   std::string device = "auto";
   std::string kv = "f16";
-  std::string layout;
   int context = 0;
   int threads = 0;
   bool deterministic = false;

@@ -98,6 +98,9 @@ void check_report_path(const std::string& report) {
 }
 
 int run(const QuantizeFlags& flags) {
+  if (flags.options.max_shard_bytes == 0) {
+    throw Error(ErrorCode::kUsage, "--max-shard-size is 0; give a size like 500MB, or leave it out for 4GiB");
+  }
   check_report_path(flags.report);
   QuantizeReport report;
   {

@@ -19,27 +19,6 @@ namespace {
 constexpr int kMostParallel = 1024;
 constexpr int kLargestChunk = 8192;
 
-KvType parse_kv_type(const std::string& name) {
-  if (name == "f32") return KvType::kF32;
-  if (name == "f16") return KvType::kF16;
-  if (name == "q8") return KvType::kQ8;
-  throw Error(ErrorCode::kUsage, fmt::format("KV type '{}' is unknown; expected f32, f16 or q8", name));
-}
-
-const char* kv_type_name(KvType type) {
-  switch (type) {
-    case KvType::kF32:
-      return "f32";
-    case KvType::kF16:
-      return "f16";
-    case KvType::kQ8:
-      return "q8";
-    case KvType::kF64:
-      return "f64";
-  }
-  return "";
-}
-
 void check_options(const EngineOptions& options) {
   const auto check = [](const char* option, int value, int least, int most) {
     if (value >= least && value <= most) return;
@@ -176,7 +155,7 @@ LoadedModel LoadedModel::load(const EngineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   check_options(options);
   ModelOptions chosen = model_options(options);
-  const Checkpoint checkpoint = Checkpoint::open(options.model, {.layout = options.layout});
+  const Checkpoint checkpoint = Checkpoint::open(options.model);
   const ModelConfig config =
       ModelConfig::from_json(checkpoint.config(), (checkpoint.directory() / "config.json").string());
   const uint64_t bytes = stored_bytes(checkpoint);

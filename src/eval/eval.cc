@@ -19,13 +19,6 @@ namespace {
 
 constexpr int kChunk = 128;  // tokens a step; all of them want logits
 
-KvType parse_kv_type(const std::string& name) {
-  if (name == "f32") return KvType::kF32;
-  if (name == "f16") return KvType::kF16;
-  if (name == "q8") return KvType::kQ8;
-  throw Error(ErrorCode::kUsage, fmt::format("KV type \"{}\" is not one of f32, f16 and q8", name));
-}
-
 /// A model that is fed known tokens and gives the logits of each.
 class TeacherForced {
  public:

@@ -42,9 +42,6 @@ enum class Writer { kPlain, kOurs, kMrGptqScript, kRtnCli, kOlderNames };  // fo
 std::string_view writer_name(Writer writer);
 
 struct CheckpointOptions {
-  /// "R" or "K": refuse a quantized tensor stored in the other layout. Empty: the shapes tell (docs/format.md proves
-  /// that with a legal group size they always do).
-  std::string layout;
   /// Skip the check that every stored scale is finite (inspect on huge files).
   bool check_scales = true;
   /// For repair: tensors that the index names and no file holds become a note instead of an error.

@@ -72,7 +72,6 @@ class LinearFinder {
   void insert(StoredLinear linear);
   void take_bias(StoredLinear& linear, const Parts& parts);
   StoredPlane plane(size_t weight, size_t scales, StoredLinear& linear) const;
-  void check_layout(const StoredPlane& plane) const;
   void check_group_size(const StoredPlane& plane, const Parts& parts) const;
   void check_scales(const TensorView& scales) const;
 
@@ -264,16 +263,8 @@ StoredPlane LinearFinder::plane(size_t weight, size_t scales, StoredLinear& line
   }
   linear.out_features = rows;
   linear.in_features = in;
-  check_layout(out);
   if (options_.check_scales) check_scales(s);
   return out;
-}
-
-void LinearFinder::check_layout(const StoredPlane& plane) const {
-  const std::string_view found = plane.transposed ? "K" : "R";
-  if (options_.layout.empty() || options_.layout == found) return;
-  fail(fmt::format("tensor {} {} is stored in layout {}, but --layout asks for {}; leave --layout out",
-                   view(plane.weight).name, view(plane.weight).describe(), found, options_.layout));
 }
 
 // A stored .group_size tensor speaks for its linear; quantization_config for those that have none.

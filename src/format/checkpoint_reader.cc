@@ -247,9 +247,6 @@ Writer CheckpointReader::writer() const {
 }  // namespace
 
 Checkpoint Checkpoint::open(const std::filesystem::path& directory, const CheckpointOptions& options) {
-  if (!options.layout.empty() && options.layout != "R" && options.layout != "K") {
-    throw Error(ErrorCode::kUsage, fmt::format("--layout is '{}', expected R or K", options.layout));
-  }
   CheckpointReader reader(directory, options);
   reader.read_config();
   reader.read_tensors();

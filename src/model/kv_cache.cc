@@ -1,10 +1,34 @@
 #include "model/kv_cache.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "base/check.h"
+#include "marlin/error.h"
 
 namespace marlin {
+
+KvType parse_kv_type(std::string_view name) {
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8}) {
+    if (name == kv_type_name(type)) return type;
+  }
+  throw Error(ErrorCode::kUsage, fmt::format("KV type '{}' is unknown; expected f32, f16 or q8", name));
+}
+
+std::string_view kv_type_name(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return "f32";
+    case KvType::kF16:
+      return "f16";
+    case KvType::kQ8:
+      return "q8";
+    case KvType::kF64:
+      return "f64";
+  }
+  return "";
+}
 
 KvCache::KvCache(Device& device, const KvLayout& layout, int n_blocks)
     : layout_(layout),

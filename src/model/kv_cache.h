@@ -3,11 +3,17 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "backend/backend.h"
 
 namespace marlin {
+
+/// "f32", "f16" or "q8". Throws Error{kUsage} for another name.
+KvType parse_kv_type(std::string_view name);
+/// Also "f64", which only the oracle stores.
+std::string_view kv_type_name(KvType type);
 
 /// The pool. Blocks are reserved as address space and committed by the device when first written. Not thread-safe: the
 /// engine's worker owns it.

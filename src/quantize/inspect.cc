@@ -146,8 +146,7 @@ class Inspector {
 }  // namespace
 
 Inspection inspect_checkpoint(const std::filesystem::path& directory) {
-  const Checkpoint checkpoint =
-      Checkpoint::open(directory, {.layout = {}, .check_scales = false, .tolerate_missing = true});
+  const Checkpoint checkpoint = Checkpoint::open(directory, {.check_scales = false, .tolerate_missing = true});
   const ModelConfig config = ModelConfig::from_json(checkpoint.config(), (directory / "config.json").string());
   Inspection result = Inspector(checkpoint, config).run();
   if (const auto it = checkpoint.config().find("synthetic"); it != checkpoint.config().end() && *it == true) {

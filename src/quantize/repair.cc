@@ -65,7 +65,7 @@ Json read_index(const Checkpoint& checkpoint) {
 }  // namespace
 
 RepairReport repair_checkpoint(const std::filesystem::path& directory, const std::filesystem::path& bf16) {
-  const Checkpoint broken = Checkpoint::open(directory, {.layout = {}, .check_scales = true, .tolerate_missing = true});
+  const Checkpoint broken = Checkpoint::open(directory, {.check_scales = true, .tolerate_missing = true});
   const Checkpoint source = Checkpoint::open(bf16);
   const ModelConfig config = ModelConfig::from_json(broken.config(), (directory / "config.json").string());
 

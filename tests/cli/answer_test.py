@@ -113,10 +113,9 @@ class Answers(cli.CliTest):
 
     def test_engine_flags(self):
         for flags in [["--kv", "f32"], ["--kv", "q8"], ["--deterministic"], ["--check-numerics"], ["--no-fused-moe"],
-                      ["--device", "cpu"], ["--layout", "R"], ["--ctx", "100"]]:
+                      ["--device", "cpu"], ["--ctx", "100"]]:
             with self.subTest(flags=flags):
                 self.assertEqual(len(self.generate_json("-p", "Hello", "--max-tokens", "2", *flags)["ids"]), 2)
-        self.assert_error(self.generate("-p", "Hello", "--layout", "K"), 1, "layout")
 
 
 class Endings(cli.CliTest):

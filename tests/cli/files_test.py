@@ -124,6 +124,8 @@ class Quantize(cli.CliTest):
         self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out"), 2, "quantized already")
         self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--report", "no/such/report.json"), 2,
                           "--report")
+        self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--max-shard-size", "0"), 2,
+                          "--max-shard-size")
         self.assert_error(self.mmfp4("quantize", self.model, self.folder / "out", "--report", self.folder), 2,
                           "--report", "is a directory")
         self.assert_error(self.mmfp4("inspect", self.folder / "out"), 1)  # nothing that looks whole

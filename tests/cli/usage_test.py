@@ -22,7 +22,7 @@ class Help(cli.CliTest):
         for flag in ("-m -p -f -v --max-tokens --temperature --top-p --top-k --min-p --seed --system --no-think --raw "
                      "--allow-special --stop --ctx --threads --kv --device --deterministic --max-thinking-tokens "
                      "--repetition-penalty --presence-penalty --frequency-penalty --logit-bias --ignore-eos --messages "
-                     "--check-numerics --no-fused-moe --layout --json").split():
+                     "--check-numerics --no-fused-moe --json").split():
             self.assertRegex(text, rf"(?m)[ ,]{flag}[ ,]")
 
     def test_version(self):
@@ -52,7 +52,6 @@ class Flags(cli.CliTest):
                 "--seed": ["-1", "1e3", "99999999999999999999"],
                 "--kv": ["bf16"],
                 "--device": ["abacus"],
-                "--layout": ["Q"],
                 "--stop": [""],
                 "--logit-bias": ["5", "x=1", "5=", "-1=2", "5=nan", "5=inf"],
         }.items():

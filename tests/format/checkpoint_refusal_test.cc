@@ -41,9 +41,6 @@ TEST(CheckpointRefusal, DirectoryWithoutACheckpoint) {
   expect_error(ErrorCode::kBadFile, {"config.json", "JSON"}, [&] { Checkpoint::open(dir.path()); });
   write(dir / "config.json", "[]");
   expect_error(ErrorCode::kBadFile, {"config.json", "array"}, [&] { Checkpoint::open(dir.path()); });
-  CheckpointOptions options;
-  options.layout = "N";
-  expect_error(ErrorCode::kUsage, {"--layout", "N"}, [&] { Checkpoint::open(dir.path(), options); });
 }
 
 TEST(CheckpointRefusal, ScalesMissingOrAlone) {

@@ -292,12 +292,6 @@ TEST(Checkpoint, SquareMatricesAreToldApartByTheirScales) {
     const Checkpoint checkpoint = Checkpoint::open(dir.path());
     EXPECT_EQ(values_of(checkpoint.linear("a", 16, 128)), m.values());
     EXPECT_EQ(values_of(checkpoint.linear("b", 128, 1024)), big.values());
-    CheckpointOptions options;
-    options.layout = layout_k ? "K" : "R";
-    EXPECT_NO_THROW(Checkpoint::open(dir.path(), options));
-    options.layout = layout_k ? "R" : "K";
-    expect_error(ErrorCode::kBadFile, {"a.weight", "layout", "--layout"},
-                 [&] { Checkpoint::open(dir.path(), options); });
   }
 }
 

@@ -129,7 +129,7 @@ TEST(CheckpointWriter, ShardsEndBetweenLayers) {
   EXPECT_EQ(progress.back().first, progress.back().second);
   EXPECT_TRUE(std::is_sorted(progress.begin(), progress.end()));
 
-  const Checkpoint checkpoint = Checkpoint::open(dir.path(), {.layout = "", .check_scales = false});
+  const Checkpoint checkpoint = Checkpoint::open(dir.path(), {.check_scales = false});
   EXPECT_EQ(checkpoint.writer(), Writer::kOurs);
   EXPECT_EQ(checkpoint.files().size(), 4u);
   EXPECT_EQ(checkpoint.experts("model.layers.1.mlp", "down_proj", 11, 16, 64)[3].planes[0].group_size, 32);
