@@ -112,6 +112,7 @@ std::vector<std::byte> encode_plain(const std::vector<double>& plain, DType type
 
 std::vector<std::string> backends() {
   std::vector<std::string> names;
+  names.reserve(kCpuKernels.size());
   for (const std::string& kernels : kCpuKernels) names.push_back("cpu_" + kernels);
   return names;
 }
