@@ -30,6 +30,8 @@ struct EngineOptions {
   bool check_numerics = false;  // check every op's output for NaN and Inf
   bool use_fused_moe = true;
   bool prefix_cache = true;
+  std::string load = "auto";  // mmap: in place; copy: into huge pages; auto: what is faster where both fit: mmap
+  bool lock_memory = false;   // keep the weights from being paged out
   std::function<void(uint64_t done, uint64_t total, const std::string& item)> progress;
 };
 

@@ -1,4 +1,5 @@
-// A whole file mapped read-only. The mapping is the lifetime of every pointer into a checkpoint.
+// A whole file in memory, read-only: mapped, or copied into huge pages. It is the lifetime of every pointer into a
+// checkpoint.
 #pragma once
 
 #include <cstddef>
@@ -8,11 +9,16 @@
 
 namespace marlin {
 
+/// Where a file's bytes lie: in the system's page cache, or in memory of this process, in huge pages where the system
+/// has them.
+enum class Placement { kMapped, kCopied };
+
 class MappedFile {
  public:
-  /// Maps `path` read-only. Throws Error{kNotFound} when it is absent, Error{kIo} when it cannot be opened, is not a
-  /// regular file or cannot be mapped. An empty file gives an empty span.
-  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  /// Throws Error{kNotFound} when `path` is absent, Error{kIo} when it cannot be opened, read or mapped or is not a
+  /// regular file, Error{kNoMemory} when there is no room for the copy. An empty file gives an empty span.
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path,
+                                                Placement placement = Placement::kMapped);
 
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -27,11 +33,17 @@ class MappedFile {
   /// later, as any page that cannot be read.
   void read_ahead(size_t offset, size_t length) const;
 
+  /// Reads everything and keeps it from being paged out. Throws Error{kNoMemory} with the system's limit.
+  void lock() const;
+
  private:
-  MappedFile(std::filesystem::path path, const std::byte* data, size_t size)
-      : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::filesystem::path path, void* mapping, size_t mapped, const std::byte* data, size_t size)
+      : path_(std::move(path)), mapping_(mapping), mapped_(mapped), data_(data), size_(size) {}
+  static std::shared_ptr<const MappedFile> copy(const std::filesystem::path& path, int fd, size_t size);
 
   std::filesystem::path path_;
+  void* mapping_;  // of mapped_ bytes, in which the file's lie
+  size_t mapped_;
   const std::byte* data_;
   size_t size_;
 };

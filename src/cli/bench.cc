@@ -158,6 +158,11 @@ void add_bench(CLI::App& parent, Action& action) {
   app->add_option("--device", engine.device, "auto, cpu, or another that `metal-marlin doctor` lists")
       ->check(device_name())
       ->type_name("NAME");
+  app->add_option("--load", engine.load,
+                  "Weights: mmap uses the files in place, copy reads them into huge pages; default mmap")
+      ->check(CLI::IsMember({"auto", "mmap", "copy"}).description(""))
+      ->type_name("HOW");
+  app->add_flag("--mlock", engine.lock_memory, "Keep the weights in memory: the system may not page them out");
   app->add_flag("--deterministic", engine.deterministic, "Same numbers whatever the chunks, threads and cached prefix");
   app->add_flag("--roofline", flags->options.roofline, "Measure memory bandwidth too, and compare with it");
   app->add_flag("--allow-ci", flags->allow_ci, "Run although CI is set");

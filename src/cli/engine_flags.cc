@@ -25,6 +25,11 @@ void EngineFlags::add_to(CLI::App& app) {
   app.add_option("--device", device, "auto, cpu, or another that `metal-marlin doctor` lists")
       ->check(device_name())
       ->type_name("NAME");
+  app.add_option("--load", weights,
+                 "Weights: mmap uses the files in place, copy reads them into huge pages; default mmap")
+      ->check(CLI::IsMember({"auto", "mmap", "copy"}).description(""))
+      ->type_name("HOW");
+  app.add_flag("--mlock", mlock, "Keep the weights in memory: the system may not page them out");
   app.add_flag("--deterministic", deterministic, "Same numbers whatever the chunks, threads and cached prefix");
   app.add_flag("--check-numerics", check_numerics, "Check the result of every op for NaN and Inf (slow)");
   app.add_flag("--no-fused-moe", no_fused_moe, "Compute experts op by op, for diagnosis");
@@ -42,6 +47,8 @@ std::unique_ptr<Engine> EngineFlags::load(int max_parallel) const {
   options.max_parallel = max_parallel;
   options.deterministic = deterministic;
   options.check_numerics = check_numerics;
+  options.load = weights;
+  options.lock_memory = mlock;
   options.use_fused_moe = !no_fused_moe;
   options.progress = bar.callback();
   return std::make_unique<Engine>(options);

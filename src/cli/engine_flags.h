@@ -18,6 +18,8 @@ struct EngineFlags {
   bool deterministic = false;
   bool check_numerics = false;
   bool no_fused_moe = false;
+  std::string weights = "auto";
+  bool mlock = false;
   bool verbose = false;
 
   void add_to(CLI::App& app);

@@ -29,6 +29,13 @@ void check_options(const EngineOptions& options) {
   check("prefill_chunk", options.prefill_chunk, 1, kLargestChunk);
 }
 
+/// A copy was no faster on any machine measured (PERF.md), so nothing chooses it but the user.
+Placement placement_of(const std::string& load) {
+  if (load == "auto" || load == "mmap") return Placement::kMapped;
+  if (load == "copy") return Placement::kCopied;
+  throw Error(ErrorCode::kUsage, fmt::format("load is '{}'; expected auto, mmap or copy", load));
+}
+
 uint64_t stored_bytes(const Checkpoint& checkpoint) {
   uint64_t bytes = 0;
   for (const auto& file : checkpoint.files()) bytes += file->bytes().size();
@@ -155,7 +162,8 @@ LoadedModel LoadedModel::load(const EngineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   check_options(options);
   ModelOptions chosen = model_options(options);
-  const Checkpoint checkpoint = Checkpoint::open(options.model);
+  const Placement placement = placement_of(options.load);
+  const Checkpoint checkpoint = Checkpoint::open(options.model, {.placement = placement});
   const ModelConfig config =
       ModelConfig::from_json(checkpoint.config(), (checkpoint.directory() / "config.json").string());
   const uint64_t bytes = stored_bytes(checkpoint);
@@ -173,7 +181,11 @@ LoadedModel LoadedModel::load(const EngineOptions& options) {
   loaded.device = make_device(options.device, {.threads = options.threads, .deterministic = options.deterministic});
   loaded.plan = plan_for(options, config, chosen, bytes, *loaded.device);
   chosen.max_positions = loaded.plan.context;
-  loaded.read_ahead = std::make_unique<ReadAhead>(checkpoint.files());
+  if (options.lock_memory) {
+    for (const auto& file : checkpoint.files()) file->lock();
+  } else if (placement == Placement::kMapped) {
+    loaded.read_ahead = std::make_unique<ReadAhead>(checkpoint.files());
+  }
   loaded.model = Model::load(checkpoint, *loaded.device, chosen);
   describe(options, checkpoint, loaded);
   stages.at(bytes, "ready");

@@ -24,7 +24,7 @@ struct LoadedModel {
   std::string no_template;  // why there is none
   MemoryPlan plan;
   ModelInfo info;
-  std::unique_ptr<ReadAhead> read_ahead;
+  std::unique_ptr<ReadAhead> read_ahead;  // null where nothing is left to read
 
   /// Throws Error for bad options, files or too little memory.
   static LoadedModel load(const EngineOptions& options);

@@ -41,7 +41,10 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
     if (fd_ < 0) fail("open", errno);
     return;
   }
-  if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error);
+  constexpr int kMostLinks = 40;
+  for (int links = 0; fs::is_symlink(path_, error) && links < kMostLinks; ++links) {
+    path_ = path_.parent_path() / fs::read_symlink(path_, error);
+  }
   temporary_ = path_;
   temporary_ += ".partial";
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);

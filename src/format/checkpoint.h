@@ -46,6 +46,7 @@ struct CheckpointOptions {
   bool check_scales = true;
   /// For repair: tensors that the index names and no file holds become a note instead of an error.
   bool tolerate_missing = false;
+  Placement placement = Placement::kMapped;
 };
 
 /// A checkpoint opened for reading. Names are canonical ("model.layers.3…", no "language_model."). All tensor names,

@@ -168,7 +168,7 @@ void CheckpointReader::check_index(const ShardIndex& index) const {
 }
 
 std::vector<TensorView> CheckpointReader::read_file(const std::filesystem::path& path) {
-  std::shared_ptr<const MappedFile> mapping = MappedFile::open(path);
+  std::shared_ptr<const MappedFile> mapping = MappedFile::open(path, options_.placement);
   std::vector<TensorView> views = SafetensorsFile::parse(mapping->bytes(), path.string()).tensors();
   for (TensorView& view : views) view.file = mapping;
   files.push_back(std::move(mapping));

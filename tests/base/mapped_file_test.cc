@@ -65,6 +65,32 @@ TEST(MappedFile, ReadAheadTakesAnyLength) {
 #endif
 }
 
+TEST(MappedFile, ACopyIsAlignedAndIndependentOfTheFile) {
+  const std::filesystem::path path = scratch("copy");
+  std::string text(3'000'000, 'x');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * i >> 7);
+  std::ofstream(path, std::ios::binary) << text;
+  const auto file = MappedFile::open(path, Placement::kCopied);
+  std::ofstream(path, std::ios::binary) << "something else";
+  std::filesystem::remove(path);
+  ASSERT_EQ(file->bytes().size(), text.size());
+  EXPECT_EQ(std::memcmp(file->bytes().data(), text.data(), text.size()), 0);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(file->bytes().data()) % (size_t{2} << 20), 0u);
+}
+
+TEST(MappedFile, LocksOrSaysWhatTheLimitIs) {
+  const std::filesystem::path path = scratch("lock");
+  std::ofstream(path, std::ios::binary) << std::string(100'000, 'x');
+  const auto file = MappedFile::open(path);
+  std::filesystem::remove(path);
+  try {
+    file->lock();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kNoMemory);
+    EXPECT_NE(std::string(error.what()).find("ulimit -l"), std::string::npos) << error.what();
+  }
+}
+
 TEST(MappedFile, NamesWhatCannotBeOpened) {
   EXPECT_EQ(code_of_opening(scratch("absent")), ErrorCode::kNotFound);
   EXPECT_EQ(code_of_opening(testing::TempDir()), ErrorCode::kIo);

@@ -20,7 +20,7 @@ class Help(cli.CliTest):
     def test_generate_help_names_every_flag(self):
         text = self.mmfp4("generate", "--help").stdout
         for flag in ("-m -p -f -v --max-tokens --temperature --top-p --top-k --min-p --seed --system --no-think --raw "
-                     "--allow-special --stop --ctx --threads --kv --device --deterministic --max-thinking-tokens "
+                     "--allow-special --stop --ctx --threads --load --mlock --kv --device --deterministic --max-thinking-tokens "
                      "--repetition-penalty --presence-penalty --frequency-penalty --logit-bias --ignore-eos --messages "
                      "--check-numerics --no-fused-moe --json").split():
             self.assertRegex(text, rf"(?m)[ ,]{flag}[ ,]")
@@ -49,6 +49,7 @@ class Flags(cli.CliTest):
                 "--max-thinking-tokens": ["-1"],
                 "--ctx": ["0", "-1", "4k"],
                 "--threads": ["0", "-2", "1025", "0x10"],
+                "--load": ["fast"],
                 "--seed": ["-1", "1e3", "99999999999999999999"],
                 "--kv": ["bf16"],
                 "--device": ["abacus"],

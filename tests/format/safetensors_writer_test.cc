@@ -155,10 +155,13 @@ TEST(AtomicText, LinksStayAndOtherThingsAreNotReplaced) {
   write_file_atomically(dir / "link", "new");
   EXPECT_TRUE(fs::is_symlink(dir / "link"));
   EXPECT_EQ(testing_files::read(dir / "target"), "new");
+  fs::create_symlink("not-there-yet", dir / "dangling");
+  write_file_atomically(dir / "dangling", "new");
+  EXPECT_EQ(testing_files::read(dir / "not-there-yet"), "new");
   write_file_atomically("/dev/null", "gone");
   EXPECT_TRUE(fs::is_character_file("/dev/null"));
   expect_error(ErrorCode::kUsage, {"is a directory"}, [&] { write_file_atomically(dir.path(), "x"); });
-  EXPECT_EQ(files_in(dir.path()), (std::vector<std::string>{"link", "target"}));
+  EXPECT_EQ(files_in(dir.path()), (std::vector<std::string>{"dangling", "link", "not-there-yet", "target"}));
 }
 
 }  // namespace
