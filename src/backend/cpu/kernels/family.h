@@ -52,6 +52,9 @@ struct Fp4DotArgs {
   bool add;
   bool high_only;
   uint8_t* scratch;
+  // Rows that the caller reads after these: fetched meanwhile, since no prefetcher can guess them. May be null.
+  const uint8_t* next_codes = nullptr;
+  const uint16_t* next_scales = nullptr;
 };
 
 /// out[k] = sum over p < n of a[p] * W[row + p, first + k] for k < width, one p after the other, of one FP4 plane: the

@@ -103,13 +103,21 @@ Groups group_by_expert(Context& ctx, const int32_t* ids, int64_t n_pairs, int n_
   return {pairs, offsets, n_experts};
 }
 
-/// Calls body(expert, pairs, n_pairs) for the experts that have tokens.
+/// The first expert from `e` on that has tokens; n_experts when there is none.
+int next_expert(const Groups& groups, int e) {
+  while (e < groups.n_experts && groups.offsets[e + 1] == groups.offsets[e]) ++e;
+  return e;
+}
+
+/// Calls body(expert, following, pairs, n_pairs) for the experts that have tokens; `following` is the next of them, or
+/// n_experts.
 template <typename Body>
 void for_experts(const Groups& groups, const Body& body) {
-  for (int e = 0; e < groups.n_experts; ++e) {
+  for (int e = next_expert(groups, 0); e < groups.n_experts;) {
+    const int following = next_expert(groups, e + 1);
     const int32_t begin = groups.offsets[e];
-    const int32_t n = groups.offsets[e + 1] - begin;
-    if (n > 0) body(e, groups.pairs + begin, n);
+    body(e, following, groups.pairs + begin, groups.offsets[e + 1] - begin);
+    e = following;
   }
 }
 
@@ -140,16 +148,23 @@ struct FusedWork {
 
   int64_t slots() const { return args.top_k + 1; }
 
+  /// Row `first` of the expert that is computed after: of `bank`, then the shared one, then none.
+  NextRows rows_of(const ExpertBank& bank, int expert, const LinearWeight* shared, int64_t first) const {
+    if (expert < groups.n_experts) return {resolve(ctx, bank.experts[static_cast<size_t>(expert)]), first};
+    return shared != nullptr ? NextRows(resolve(ctx, *shared), first) : NextRows();
+  }
+
   // hidden rows [first, first + n) of one expert for the tokens x_row(0 .. count).
   template <typename XRow, typename HiddenRow>
   void gate_up(const LinearWeight& gate, const LinearWeight& up, int64_t first, int64_t n, int64_t count, int worker,
-               const XRow& x_row, const HiddenRow& hidden_row) const {
+               const XRow& x_row, const HiddenRow& hidden_row, const NextRows& next) const {
     float* g = tile[worker];
     float* u = g + count * tile_rows;
+    const Weight up_weight = resolve(ctx, up);
     linear_rows(resolve(ctx, gate), first, first + n, count, decoded[worker], x_row,
-                [&](int64_t i) { return g + i * tile_rows; });
-    linear_rows(resolve(ctx, up), first, first + n, count, decoded[worker], x_row,
-                [&](int64_t i) { return u + i * tile_rows; });
+                [&](int64_t i) { return g + i * tile_rows; }, {up_weight, first});
+    linear_rows(
+        up_weight, first, first + n, count, decoded[worker], x_row, [&](int64_t i) { return u + i * tile_rows; }, next);
     for (int64_t i = 0; i < count; ++i) {
       float* to = hidden_row(i) + first;
       for (int64_t r = 0; r < n; ++r) to[r] = silu_times(g[i * tile_rows + r], u[i * tile_rows + r]);
@@ -158,16 +173,17 @@ struct FusedWork {
 
   void first_half(int64_t first, int64_t n, int worker) const {
     const auto x_row = [&](int64_t t) { return x.row(t * args.x_stride, t, t); };
-    for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
+    for_experts(groups, [&](int e, int following, const int32_t* pairs, int64_t count) {
       const auto index = static_cast<size_t>(e);
       gate_up(
           args.gate->experts[index], args.up->experts[index], first, n, count, worker,
           [&](int64_t i) { return x_row(pairs[i] / args.top_k); },
-          [&](int64_t i) { return hidden + (pairs[i] / args.top_k * slots() + pairs[i] % args.top_k) * intermediate; });
+          [&](int64_t i) { return hidden + (pairs[i] / args.top_k * slots() + pairs[i] % args.top_k) * intermediate; },
+          rows_of(*args.gate, following, args.shared_gate, first));
     });
     if (args.shared_gate == nullptr) return;
     gate_up(*args.shared_gate, *args.shared_up, first, n, args.rows, worker, x_row,
-            [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; });
+            [&](int64_t t) { return hidden + (t * slots() + args.top_k) * intermediate; }, {});
   }
 
   void second_half(const TokenRows& activated, int64_t first, int64_t n, int worker) const {
@@ -177,11 +193,12 @@ struct FusedWork {
     };
     float* routed = tile[worker];  // [rows, top_k, tile_rows]
     float* shared = routed + int64_t{args.rows} * args.top_k * tile_rows;
-    for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
+    for_experts(groups, [&](int e, int following, const int32_t* pairs, int64_t count) {
       linear_rows(
           resolve(ctx, args.down->experts[static_cast<size_t>(e)]), first, first + n, count, decoded[worker],
           [&](int64_t i) { return row(pairs[i] / args.top_k, pairs[i] % args.top_k); },
-          [&](int64_t i) { return routed + pairs[i] * tile_rows; });
+          [&](int64_t i) { return routed + pairs[i] * tile_rows; },
+          rows_of(*args.down, following, args.shared_down, first));
     });
     if (args.shared_down != nullptr) {
       linear_rows(
@@ -247,7 +264,7 @@ void expert_linear(Context& ctx, const ExpertLinearArgs& args) {
                  plane_roles(ctx, args.roles, args.rows), [&](int64_t i) { return offset(own ? i : i * args.top_k); });
   const PerWorker<uint8_t> scratch = ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(width));
   ctx.pool.parallel_for(n_out, [&](int64_t begin, int64_t end, int worker) {
-    for_experts(groups, [&](int e, const int32_t* pairs, int64_t count) {
+    for_experts(groups, [&](int e, int /*following*/, const int32_t* pairs, int64_t count) {
       linear_rows(
           resolve(ctx, experts[static_cast<size_t>(e)]), begin, end, count, scratch[worker],
           [&](int64_t i) {

@@ -152,15 +152,17 @@ inline void rows_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
   }
   alignas(64) uint64_t scales[8];
   // In order of address, not in the tile's order of use: the memory's own prefetcher follows one ascending stream of
-  // misses, and loses it when four rows alternate (PERF.md).
+  // misses, and loses it when four rows alternate (PERF.md). After the last row come those of the next call.
   const uint8_t* ahead = codes[0] + (4 * row_bytes > kPrefetchBytes ? 4 * row_bytes : kPrefetchBytes);
+  const uint8_t* end = args.codes + (args.row + args.n_rows) * row_bytes;
+  const int64_t jump = args.next_codes != nullptr ? args.next_codes - end : 0;
   for (int64_t b = 0; b < n_blocks; ++b) {
     if (b * kGroups % 8 == 0) load_scales(scale_rows, b * kGroups, n_groups, scales);
     const __mmask64 mask = line_mask(args.in_features, b);
     Line w[4];
     for (int r = 0; r < 4; ++r) {
       w[r] = decode_line(_mm512_maskz_loadu_epi8(mask, codes[r] + 64 * b), table);
-      _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(ahead < end ? ahead : ahead + jump), _MM_HINT_T0);
       ahead += 64;
     }
     for (int t = 0; t < kX; ++t) {
@@ -212,6 +214,11 @@ inline void rows_tile(const Fp4DotArgs& args, int64_t i, int64_t j) {
 
 template <int kGroup, bool kHighOnly>
 inline void rows(const Fp4DotArgs& args) {
+  if (args.next_scales != nullptr) {
+    for (int line = 0; line < 4; ++line) {
+      _mm_prefetch(reinterpret_cast<const char*>(args.next_scales + 32 * line), _MM_HINT_T0);
+    }
+  }
   for (int64_t i = 0; i < args.n_rows; i += 4) {
     int64_t j = 0;
     for (; j + 4 <= args.n_x; j += 4) rows_tile<kGroup, 4, kHighOnly>(args, i, j);
@@ -275,26 +282,31 @@ inline void build_panel(const Fp4DotArgs& args, int64_t i) {
   const __m512i table = code_table();
   for (int64_t b = 0; b < n_blocks; ++b) {
     const __mmask64 mask = line_mask(args.in_features, b);
-    __m512i even[kPanelRows];
-    __m512i odd[kPanelRows];
+    // Transposed as codes, in half the space: decoding works byte by byte.
+    __m512i codes[kPanelRows];
     for (int r = 0; r < kPanelRows; ++r) {
       const int64_t row = args.row + (i + r < last ? i + r : last);
-      const Line line = decode_line(_mm512_maskz_loadu_epi8(mask, args.codes + row * row_bytes + 64 * b), table);
-      even[r] = line.even;
-      odd[r] = line.odd;
+      codes[r] = _mm512_maskz_loadu_epi8(mask, args.codes + row * row_bytes + 64 * b);
     }
-    transpose(even);
-    transpose(odd);
+    transpose(codes);
     uint8_t* to = args.scratch + b * kPanelBytes;
     for (int p = 0; p < 16; ++p) {
-      _mm512_store_si512(to + 64 * p, even[p]);
-      _mm512_store_si512(to + 1024 + 64 * p, odd[p]);
+      const Line line = decode_line(codes[p], table);
+      _mm512_store_si512(to + 64 * p, line.even);
+      _mm512_store_si512(to + 1024 + 64 * p, line.odd);
     }
   }
   auto* scales = reinterpret_cast<float*>(args.scratch + n_blocks * kPanelBytes);
-  for (int r = 0; r < kPanelRows; ++r) {
-    const uint16_t* from = args.scales + (args.row + (i + r < last ? i + r : last)) * n_groups;
-    for (int64_t g = 0; g < n_groups; ++g) scales[g * kPanelRows + r] = _cvtsh_ss(from[g]);
+  for (int64_t g = 0; g < n_groups; g += 16) {
+    const int64_t left = n_groups - g;
+    const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
+    __m512i lines[kPanelRows];
+    for (int r = 0; r < kPanelRows; ++r) {
+      const uint16_t* from = args.scales + (args.row + (i + r < last ? i + r : last)) * n_groups + g;
+      lines[r] = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from)));
+    }
+    transpose(lines);
+    for (int k = 0; k < 16 && k < left; ++k) _mm512_store_si512(scales + (g + k) * kPanelRows, lines[k]);
   }
 }
 
@@ -371,6 +383,7 @@ inline void panel(const Fp4DotArgs& args) {
     // Sixteen rows at a time are too many streams for the memory's own prefetcher: the next panel's lines are fetched
     // in order of address while the first tokens compute.
     const uint8_t* ahead = args.codes + (args.row + i + kPanelRows) * (args.in_features / 2);
+    if (i + kPanelRows >= args.n_rows && args.next_codes != nullptr) ahead = args.next_codes;
     int64_t j = 0;
     for (; j + 8 <= args.n_x; j += 8) panel_tile<kGroup, 8, kHighOnly>(args, i, j, j == 0 ? ahead : nullptr);
     for (; j + 4 <= args.n_x; j += 4) panel_tile<kGroup, 4, kHighOnly>(args, i, j, nullptr);

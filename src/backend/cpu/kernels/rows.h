@@ -110,10 +110,24 @@ inline int64_t linear_scratch(int64_t in_features) {
                            fp4_scratch_bytes(in_features));
 }
 
+/// Rows of a weight that will be read soon, where its codes are read in place.
+struct NextRows {
+  const uint8_t* codes = nullptr;
+  const uint16_t* scales = nullptr;
+
+  NextRows() = default;
+  NextRows(const Weight& weight, int64_t row) {
+    if (weight.n_planes == 0) return;
+    const Fp4Plane& plane = weight.planes[0];
+    codes = plane.codes + row * (weight.in_features / 2);
+    scales = plane.scales + row * (weight.in_features / plane.group_size);
+  }
+};
+
 /// linear_rows by planes, of the token rows whose `high_only` is as given.
 template <typename XRow, typename OutRow>
 inline void plane_rows(const Weight& weight, int64_t begin, int64_t end, int64_t n, bool high_only, uint8_t* scratch,
-                       const XRow& x_row, const OutRow& out_row) {
+                       const XRow& x_row, const OutRow& out_row, const NextRows& next) {
   const uint8_t* x[kCallRows];
   float* out[kCallRows];
   for (int64_t j = 0; j < n;) {
@@ -127,18 +141,18 @@ inline void plane_rows(const Weight& weight, int64_t begin, int64_t end, int64_t
     for (int p = 0; p < weight.n_planes && count > 0; ++p) {
       const Fp4Plane& plane = weight.planes[p];
       weight.family->fp4_dot({plane.codes, plane.scales, plane.group_size, weight.in_features, begin, end - begin, x,
-                              count, out, p > 0, high_only, scratch});
+                              count, out, p > 0, high_only, scratch, next.codes, next.scales});
     }
   }
 }
 
-/// out_row(j)[0 .. end - begin) = rows [begin, end) of W x_row(j) + bias, for j < n.
+/// out_row(j)[0 .. end - begin) = rows [begin, end) of W x_row(j) + bias, for j < n. `next`: what is read after them.
 template <typename XRow, typename OutRow>
 inline void linear_rows(const Weight& weight, int64_t begin, int64_t end, int64_t n, uint8_t* scratch,
-                        const XRow& x_row, const OutRow& out_row) {
+                        const XRow& x_row, const OutRow& out_row, const NextRows& next = {}) {
   if (weight.n_planes > 0 && weight.family->fp4_dot != nullptr) {
-    plane_rows(weight, begin, end, n, false, scratch, x_row, out_row);
-    plane_rows(weight, begin, end, n, true, scratch, x_row, out_row);
+    plane_rows(weight, begin, end, n, false, scratch, x_row, out_row, next);
+    plane_rows(weight, begin, end, n, true, scratch, x_row, out_row, next);
   } else {
     auto* decoded = reinterpret_cast<float*>(scratch);
     for_row_blocks(weight, begin, end, decoded, [&](int64_t first, int64_t count, const float* rows) {
