@@ -141,8 +141,15 @@ class Endings(cli.CliTest):
         self.assertLess(len(answer["reasoning"]), len("23 + 40 = 63"))
         self.assertTrue(answer["content"])
 
-    def test_copied_and_locked_weights_answer_alike(self):
-        self.assertEqual(self.generate_json(*SUM, "--load", "copy", "--mlock")["content"], "23 plus 45 is 68.")
+    def test_copied_weights_answer_alike(self):
+        self.assertEqual(self.generate_json(*SUM, "--load", "copy")["content"], "23 plus 45 is 68.")
+
+    def test_locked_weights_or_the_limit(self):
+        result = self.generate(*SUM, "--mlock")
+        if result.code == 0:
+            self.assertEqual(result.stdout, "23 plus 45 is 68.\n")
+        else:
+            self.assert_error(result, 1, "ulimit -l", "--mlock")
 
     def test_ignore_eos(self):
         self.assertEqual(len(self.generate_json(*SUM, "--ignore-eos", "--max-tokens", "60")["ids"]), 60)
