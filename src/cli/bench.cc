@@ -163,7 +163,7 @@ void add_bench(CLI::App& parent, Action& action) {
       ->check(CLI::IsMember({"auto", "mmap", "copy"}).description(""))
       ->type_name("HOW");
   app->add_flag("--mlock", engine.lock_memory, "Keep the weights in memory: the system may not page them out");
-  app->add_flag("--deterministic", engine.deterministic, "Same numbers whatever the chunks, threads and cached prefix");
+  app->add_flag("--deterministic", engine.deterministic, "Compute prompts as precisely as answers (slower prompts)");
   app->add_flag("--roofline", flags->options.roofline, "Measure memory bandwidth too, and compare with it");
   app->add_flag("--allow-ci", flags->allow_ci, "Run although CI is set");
   app->footer(kExamples);

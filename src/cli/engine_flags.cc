@@ -30,7 +30,8 @@ void EngineFlags::add_to(CLI::App& app) {
       ->check(CLI::IsMember({"auto", "mmap", "copy"}).description(""))
       ->type_name("HOW");
   app.add_flag("--mlock", mlock, "Keep the weights in memory: the system may not page them out");
-  app.add_flag("--deterministic", deterministic, "Same numbers whatever the chunks, threads and cached prefix");
+  app.add_flag("--deterministic", deterministic,
+               "Compute prompts as precisely as answers, so that not even a cached history shows (slower prompts)");
   app.add_flag("--check-numerics", check_numerics, "Check the result of every op for NaN and Inf (slow)");
   app.add_flag("--no-fused-moe", no_fused_moe, "Compute experts op by op, for diagnosis");
   app.add_flag("-v,--verbose", verbose, "Say more about the model and the settings");

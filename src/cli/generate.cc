@@ -23,8 +23,9 @@ constexpr const char* kExamples = R"(Examples:
   git diff | metal-marlin mmfp4 generate -m DIR --system "Review this patch." -p - > review.txt
   metal-marlin mmfp4 generate -m DIR --messages request.json --json | jq .tool_calls
 
-Without a terminal standard output carries the answer alone; reasoning and figures go to standard error. The file of
---messages is {"messages": [...], "tools": [...], "template_args": {...}} in OpenAI's shape, or an array of messages.
+Without a terminal standard output carries the answer's text alone; reasoning, tool calls and figures go to standard
+error. The file of --messages is {"messages": [...], "tools": [...], "template_args": {...}} in OpenAI's shape, or an
+array of messages.
 One final newline of a prompt read with -f or from standard input is dropped, except with --raw.
 Ctrl-C ends the answer with its figures and exit code 130 (a second one ends at once); otherwise the exit code is 0,
 1 when something failed, 2 for a usage error.)";

@@ -120,7 +120,9 @@ int guarded_run(int argc, char** argv) {
 void occupy_standard_streams() {
   for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
     if (fcntl(fd, F_GETFD) >= 0) continue;
-    if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) std::abort();
+    if (open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) == fd) continue;
+    write_stderr("metal-marlin: a standard stream is closed and /dev/null cannot stand in for it; open it\n");
+    std::_Exit(kFailed);
   }
 }
 
