@@ -7,6 +7,9 @@
 
 namespace marlin {
 
+/// Most CPU threads that a device takes.
+inline constexpr int kMostThreads = 1024;
+
 struct DeviceStatus {
   std::string name;            // as --device takes it
   std::string why_not;         // empty: usable

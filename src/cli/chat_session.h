@@ -20,7 +20,7 @@ class ChatSession {
 
   /// Asks and prints the answer; both become part of the conversation. An error leaves the conversation as it was.
   void say(const std::string& text);
-  /// The last answer was.
+  /// The last answer was ended by a signal.
   bool interrupted() const { return last_ && last_->reason == FinishReason::kCancelled; }
   /// A line that begins with '/'. Returns false when the program is to end. Throws Error.
   bool command(const std::string& line);

@@ -11,8 +11,6 @@
 #include <utility>
 #include <vector>
 
-#include "marlin/devices.h"
-
 namespace marlin::cli {
 namespace {
 

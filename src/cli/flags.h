@@ -5,6 +5,8 @@
 #include <limits>
 #include <string>
 
+#include "marlin/devices.h"
+
 namespace marlin::cli {
 
 /// A finite number from `low` (not included with `above_low`) to `high`. `expected` ends the message "'7' is not …".
@@ -12,9 +14,6 @@ CLI::Validator number(double low, double high, std::string expected, bool above_
 
 /// A decimal whole number from `low` to `high`; give it to transform(), which takes leading zeros away.
 CLI::Validator whole_number(int low, int high = std::numeric_limits<int>::max());
-
-/// Most threads that --threads takes.
-inline constexpr int kMostThreads = 1024;
 
 /// The same for a uint64_t.
 CLI::Validator unsigned_number();

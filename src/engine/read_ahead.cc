@@ -10,10 +10,7 @@ constexpr size_t kPiece = size_t{8} << 20;
 }  // namespace
 
 ReadAhead::ReadAhead(std::vector<std::shared_ptr<const MappedFile>> files) : files_(std::move(files)) {
-  thread_ = std::thread([this] {
-    run();
-    finished_.store(true);
-  });
+  thread_ = std::thread([this] { run(); });
 }
 
 ReadAhead::~ReadAhead() {

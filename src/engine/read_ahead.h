@@ -19,14 +19,11 @@ class ReadAhead {
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
 
-  bool finished() const { return finished_.load(); }
-
  private:
   void run() const;
 
   std::vector<std::shared_ptr<const MappedFile>> files_;
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> finished_{false};
   std::thread thread_;
 };
 

@@ -15,6 +15,7 @@
 #include "backend/cpu/kernels/families.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "base/memory.h"
+#include "marlin/devices.h"
 #include "marlin/error.h"
 
 namespace marlin {
@@ -143,7 +144,6 @@ class CpuDevice : public Device {
 }  // namespace cpu
 
 std::unique_ptr<Device> make_cpu_device(const DeviceOptions& options) {
-  constexpr int kMostThreads = 1024;
   if (options.threads < 0 || options.threads > kMostThreads) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("threads = {}: expected 0 (one a core) to {}", options.threads, kMostThreads));
