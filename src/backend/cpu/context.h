@@ -48,6 +48,8 @@ enum class Scratch {
   kHiddenPlanes,
   kPartialState,
   kPartialSums,
+  kPanel,
+  kPanelQuery,
   kCount
 };
 

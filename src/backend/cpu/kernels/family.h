@@ -78,6 +78,47 @@ struct SoftmaxState {
   float sum = 0;
 };
 
+/// Integer attention over a block of the cache (kv_panel.h).
+struct PanelShape;
+
+/// A panel of the first n <= 64 rows of a block; the others count as zeros.
+struct KvPanelArgs {
+  const PanelShape& shape;
+  const void* rows;  // F16 values, or Q8 rows (ops.h)
+  size_t row_bytes;
+  bool q8;
+  int64_t n;
+  uint8_t* panel;
+};
+
+/// Memory that is read soon: fetched into the caches while something else is computed.
+struct AheadBytes {
+  const void* data = nullptr;
+  int64_t size = 0;
+};
+
+/// scores[j][p] = cache row p . query j for all 64 positions; those the panel lacks get 0.
+struct PanelScoresArgs {
+  const PanelShape& shape;
+  const uint8_t* panel;
+  const uint8_t* const* queries;  // as `panel_query` has written them
+  float* const* scores;
+  int64_t n_x;
+  AheadBytes ahead;
+};
+
+/// acc[j][k] = acc[j][k] * keep[j] + sum over p < n of weights[j][p] * latent p [k], for weights in [0, 1].
+struct PanelSumsArgs {
+  const PanelShape& shape;
+  const uint8_t* panel;
+  int64_t n;
+  const float* const* weights;
+  const float* keep;
+  float* const* acc;
+  int64_t n_x;  // at most kPanelCallRows
+};
+enum : int64_t { kPanelCallRows = 64 };
+
 struct Family {
   const char* name;
   void (*dot)(const DotArgs& args);
@@ -96,6 +137,12 @@ struct Family {
   void (*fp4_dot)(const Fp4DotArgs& args);
   /// Null where rows are decoded first.
   void (*fp4_accumulate)(const Fp4AccumulateArgs& args);
+
+  // Attention with integer products; null where a family has none: then cache rows are decoded to FP32.
+  void (*panel_query)(const PanelShape& shape, const float* latent, const float* rope, uint8_t* out) = nullptr;
+  void (*kv_panel)(const KvPanelArgs& args) = nullptr;
+  void (*panel_scores)(const PanelScoresArgs& args) = nullptr;
+  void (*panel_sums)(const PanelSumsArgs& args) = nullptr;
 };
 
 float fold_scores_portable(float* scores, int64_t n, float scale, SoftmaxState* state);

@@ -1,4 +1,4 @@
-// The functions of the AVX-512 family: fp32_avx512.cc and planes_avx512.cc.
+// The functions of the AVX-512 family: fp32_avx512.cc, planes_avx512.cc and kv_panel_avx512.cc.
 #pragma once
 
 #include "backend/cpu/kernels/family.h"
@@ -15,5 +15,9 @@ void decode_fp4_avx512(const uint8_t* codes, const uint16_t* scales, int group_s
 void split_avx512(const float* x, int64_t n, uint8_t* out);
 void fp4_dot_avx512(const Fp4DotArgs& args);
 void fp4_accumulate_avx512(const Fp4AccumulateArgs& args);
+void panel_query_avx512(const PanelShape& shape, const float* latent, const float* rope, uint8_t* out);
+void kv_panel_avx512(const KvPanelArgs& args);
+void panel_scores_avx512(const PanelScoresArgs& args);
+void panel_sums_avx512(const PanelSumsArgs& args);
 
 }  // namespace marlin::cpu
