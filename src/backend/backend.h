@@ -53,11 +53,12 @@ class Stream : public Ops {
 };
 
 struct DeviceInfo {
-  std::string name;            // "cpu"
-  std::string description;     // what doctor prints: processor, chosen kernels
-  uint64_t memory_budget = 0;  // bytes this device may use in all; 0 = unknown
-  int threads = 0;             // of a CPU device
-  bool int8_planes = false;    // FP4 products take activations as two int8 planes: a coarser class than FP32
+  std::string name;                // "cpu"
+  std::string description;         // what doctor prints: processor, chosen kernels
+  uint64_t memory_budget = 0;      // bytes this device may use in all; 0 = unknown
+  int threads = 0;                 // of a CPU device
+  bool int8_planes = false;        // FP4 products take activations as two int8 planes: a coarser class than FP32
+  bool integer_attention = false;  // attention over F16 and Q8 caches multiplies integers of 8 or 16 bits
 };
 
 class Device {

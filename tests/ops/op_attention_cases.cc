@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "op_test_util.h"
 
@@ -52,8 +53,13 @@ struct Contexts {
 const Contexts kShort = {{64, 65, 130, 1, 128, 129}, true};
 const Contexts kLong = {{1030, 515}, false};
 
+/// In runs, so that neighbours of one class are worked on together.
+Role attend_role(int64_t row) {
+  return row / 5 % 2 == 0 ? Role::kDecode : Role::kPrompt;
+}
+
 /// A token batch and the arrays behind it.
-TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens) {
+TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens, int64_t first_row = 0) {
   std::vector<int32_t> positions;
   std::vector<int32_t> slots;
   for (const Token& token : tokens) {
@@ -70,7 +76,11 @@ TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Toke
   batch.ids = rig.array(std::vector<int32_t>(tokens.size(), 0));
   batch.positions = rig.array(positions);
   batch.slots = rig.array(slots);
-  batch.roles = rig.array(std::vector<uint8_t>(tokens.size(), 1));
+  std::vector<uint8_t> roles;
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    roles.push_back(static_cast<uint8_t>(attend_role(first_row + static_cast<int64_t>(t))));
+  }
+  batch.roles = rig.array(roles);
   batch.block_tables = rig.array(tables);
   batch.n_slots = static_cast<int>(contexts.lengths.size());
   batch.blocks_per_slot = contexts.blocks_per_slot();
@@ -169,28 +179,109 @@ double softmax_tolerance(double score_error, int64_t n, double u, double largest
 
 constexpr double kScale = 0.0625;
 
-std::vector<double> attend_tolerance(const Setup& setup, RowRange range, double u) {
+/// Query `head` of the row, [latent | rope].
+std::vector<double> query_of(const Setup& setup, int64_t head) {
   const MlaShape& s = setup.shape;
+  std::vector<double> q;
+  for (int k = 0; k < s.latent; ++k) q.push_back(setup.q_latent[static_cast<size_t>(head * s.latent + k)]);
+  for (int k = 0; k < s.rope; ++k) q.push_back(setup.q[static_cast<size_t>(head * setup.key() + s.nope + k)]);
+  return q;
+}
+
+constexpr double kLargestValue = 127.0 / 64;  // in the cache
+
+/// The largest integers of integer attention (backend/cpu/kernels/kv_panel.h).
+struct IntegerSteps {
+  double cache;
+  double query;
+  double weight;
+};
+
+/// What integers add to the errors of a token's attention, in standard deviations of sums of uniform roundings.
+class IntegerErrors {
+ public:
+  IntegerErrors(const Setup& setup, const IntegerSteps& steps) : setup_(setup), steps_(steps) {}
+
+  /// Variance of a score: each factor is off by up to half a step of its group. A Q8 cache gives its own integers.
+  double score_variance(const std::vector<double>& q, const float* row) const {
+    double variance = 0;
+    for (size_t k = 0; k < q.size(); ++k) {
+      variance += std::pow(row[k] * largest_in_group(q, k) / steps_.query, 2);
+      if (setup_.type != KvType::kQ8) variance += std::pow(q[k] * kLargestValue / steps_.cache, 2);
+    }
+    return variance * kScale * kScale / 12;
+  }
+
+  /// Of a sum over positions whose softmax scores are given: the values' half steps, and the weights' half steps of
+  /// the largest weight in each block.
+  double sum_error(const std::vector<double>& scores) const {
+    const double top = *std::max_element(scores.begin(), scores.end());
+    double total = 0;
+    double squares = 0;
+    for (size_t begin = 0; begin < scores.size(); begin += kKvBlockTokens) {
+      double largest = 0;
+      const size_t end = std::min(begin + kKvBlockTokens, scores.size());
+      for (size_t p = begin; p < end; ++p) {
+        total += std::exp(scores[p] - top);
+        largest = std::max(largest, std::exp(scores[p] - top));
+      }
+      squares += static_cast<double>(end - begin) * largest * largest;
+    }
+    const double values = setup_.type == KvType::kQ8 ? 0 : 0.5 * kLargestValue / steps_.cache;
+    return values + 6 * kLargestValue / steps_.weight / std::sqrt(12.0) * std::sqrt(squares) / total;
+  }
+
+ private:
+  double largest_in_group(const std::vector<double>& q, size_t k) const {
+    const auto latent = static_cast<size_t>(setup_.shape.latent);
+    const size_t part = k < latent ? 0 : latent;
+    const size_t begin = part + (k - part) / kKvQ8Group * kKvQ8Group;
+    const size_t end = std::min(begin + kKvQ8Group, k < latent ? latent : q.size());
+    double largest = 0;
+    for (size_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(q[i]));
+    return largest;
+  }
+
+  const Setup& setup_;
+  IntegerSteps steps_;
+};
+
+/// Empty where the device attends to this cache in floating point.
+std::optional<IntegerSteps> integer_steps(Rig& rig, KvType type, Role role) {
+  if (!rig.device().info().integer_attention || (type != KvType::kF16 && type != KvType::kQ8)) return {};
+  if (type == KvType::kQ8 || role == Role::kPrompt) return IntegerSteps{127, 127, 255};
+  return IntegerSteps{4095, 8191, 8191};
+}
+
+std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& rig) {
+  const MlaShape& s = setup.shape;
+  const double u = rig.roundoff();
   const std::vector<Token> tokens = query_range(setup, range);
   std::vector<double> tolerance;
   for (size_t t = 0; t < tokens.size(); ++t) {
+    const int64_t query_row = range.first + static_cast<int64_t>(t);
+    const std::optional<IntegerSteps> steps = integer_steps(rig, setup.type, attend_role(query_row));
+    const IntegerErrors integers(setup, steps.value_or(IntegerSteps{}));
     for (int h = 0; h < s.heads; ++h) {
-      const auto head = static_cast<int64_t>((range.first + static_cast<int64_t>(t)) * s.heads + h);
+      const std::vector<double> q = query_of(setup, query_row * s.heads + h);
+      std::vector<double> scores;
       double largest = 0;
+      double variance = 0;
       for (int32_t p = 0; p <= tokens[t].position; ++p) {
         const float* row = setup.row({tokens[t].slot, p});
         double sum = 0;
-        for (int k = 0; k < s.latent; ++k) {
-          sum += std::fabs(static_cast<double>(setup.q_latent[static_cast<size_t>(head * s.latent + k)] * row[k]));
+        double score = 0;
+        for (size_t k = 0; k < q.size(); ++k) {
+          sum += std::fabs(q[k] * row[k]);
+          score += q[k] * row[k];
         }
-        for (int k = 0; k < s.rope; ++k) {
-          sum += std::fabs(
-              static_cast<double>(setup.q[static_cast<size_t>(head * setup.key() + s.nope + k)] * row[s.latent + k]));
-        }
+        scores.push_back(score * kScale);
         largest = std::max(largest, sum * kScale);
+        if (steps) variance = std::max(variance, integers.score_variance(q, row));
       }
-      const double score_error = kSlack * root(setup.values()) * u * largest;
-      const double bound = softmax_tolerance(score_error, tokens[t].position + 1, u, 127.0 / 64);
+      const double score_error = kSlack * root(setup.values()) * u * largest + 6 * std::sqrt(variance);
+      const double bound = softmax_tolerance(score_error, tokens[t].position + 1, u, kLargestValue) +
+                           (steps ? integers.sum_error(scores) : 0);
       tolerance.insert(tolerance.end(), static_cast<size_t>(s.latent), bound);
     }
   }
@@ -200,7 +291,7 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, double 
 OpCase attend_case(const std::string& name, const Setup& setup) {
   const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
     const MlaShape& s = setup.shape;
-    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range));
+    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range), range.first);
     const View q = rig.act(slice(setup.q, range, s.heads * setup.key()));
     MlaAttendArgs args;
     args.batch = &batch;
@@ -214,8 +305,7 @@ OpCase attend_case(const std::string& name, const Setup& setup) {
     const int64_t width = int64_t{s.heads} * s.latent;
     args.out = rig.act_out(range.count * width);
     rig.stream().mla_attend(args);
-    return {
-        {"out", width, rig.read_act(args.out, range.count * width), attend_tolerance(setup, range, rig.roundoff())}};
+    return {{"out", width, rig.read_act(args.out, range.count * width), attend_tolerance(setup, range, rig)}};
   };
   return {"MlaAttend" + name, setup.queries(), run};
 }
@@ -254,7 +344,7 @@ std::vector<double> expanded_tolerance(const Setup& setup, RowRange range, doubl
       ExpandedBound bound;
       for (int64_t n = 0; n < setup.key(); ++n) {
         const double q = std::fabs(static_cast<double>(setup.q[static_cast<size_t>(head * setup.key() + n)]));
-        bound.score += kScale * q * (n < s.nope ? largest[first + static_cast<size_t>(n)] : 127.0 / 64);
+        bound.score += kScale * q * (n < s.nope ? largest[first + static_cast<size_t>(n)] : kLargestValue);
       }
       for (int v = 0; v < s.value; ++v)
         bound.value = std::max(bound.value, largest[first + static_cast<size_t>(s.nope + v)]);
@@ -356,7 +446,7 @@ OpCase rounding_case(const std::string& name, KvType type) {
     const int64_t values = shape.latent + shape.rope;
     std::vector<Token> tokens;
     for (int64_t t = 0; t < range.count; ++t) tokens.push_back({static_cast<int32_t>(range.first + t), 0});
-    const TokenBatch batch = make_batch(rig, kShort, tokens);
+    const TokenBatch batch = make_batch(rig, kShort, tokens, range.first);
     KvView kv;
     kv.layout = {rig.device().kv_type(type), shape.latent, shape.rope, kLayers};
     kv.layer = kLayer;
@@ -379,13 +469,15 @@ OpCase rounding_case(const std::string& name, KvType type) {
     for (int64_t i = 0; i < range.count * shape.latent; ++i) {
       const int64_t begin = i / shape.latent * values + i % shape.latent / kKvQ8Group * kKvQ8Group;
       const int64_t end = std::min<int64_t>(begin + kKvQ8Group, i / shape.latent * values + shape.latent);
+      const std::optional<IntegerSteps> steps = integer_steps(rig, type, attend_role(range.first + i / shape.latent));
       double largest = 0;
       for (int64_t k = begin; k < end; ++k) {
         largest = std::max(largest, std::fabs(static_cast<double>(part[static_cast<size_t>(k)])));
       }
       // F16: half a unit in the last place. Q8: half a step, and the scale's own rounding to F16.
       const double q8 = largest * (0.5 / 127 + 0x1p-10);
-      out.tolerance[static_cast<size_t>(i)] = type == KvType::kQ8 ? q8 : largest * 0x1p-11;
+      const double integers = steps ? largest * 0.5 / steps->cache : 0;
+      out.tolerance[static_cast<size_t>(i)] = type == KvType::kQ8 ? q8 : largest * 0x1p-11 + integers;
     }
     return {out};
   };

@@ -121,6 +121,7 @@ class CpuDevice : public Device {
     info_.memory_budget = memory_status().total;
     info_.threads = n_threads;
     info_.int8_planes = family.split != nullptr;
+    info_.integer_attention = family.kv_panel != nullptr;
   }
 
   DeviceInfo info() const override { return info_; }

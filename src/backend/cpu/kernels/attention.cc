@@ -28,7 +28,7 @@ int64_t visible(int64_t position, int64_t b) {
 
 // Positions that are folded on their own before they join the rest, at fixed absolute places: the unit that threads
 // share a long context in.
-constexpr int64_t kSplit = 8 * kKvBlockTokens;
+constexpr int64_t kSplit = 2 * kKvBlockTokens;
 
 // Tokens of a sequence that share a decoded block.
 constexpr int32_t kGroupTokens = 4;
@@ -207,9 +207,10 @@ struct AttendWork {
       const float keep = std::exp(sum.state[i].largest - largest);
       const float add = std::exp(part.state[i].largest - largest);
       sum.state[i] = {largest, sum.state[i].sum * keep + part.state[i].sum * add};
-      float* to = sum.sums + i * args.shape.latent;
-      const float* from = part.sums + i * args.shape.latent;
-      for (int k = 0; k < args.shape.latent; ++k) to[k] = to[k] * keep + from[k] * add;
+      const int64_t row = i * args.shape.latent;
+      const float* weight = &add;
+      float* to = sum.sums + row;
+      family.accumulate({&weight, 1, part.sums + row, args.shape.latent, args.shape.latent, &keep, &to, 1});
     }
   }
 

@@ -158,7 +158,8 @@ void decode_fp4(const uint8_t* codes, const uint16_t* scales, int group_size, in
 
 }  // namespace
 
-const Family kAvx2Family = {"avx2",  dot,     accumulate, fold_scores_portable, decode_f16, decode_bf16, decode_fp4,
-                            nullptr, nullptr, nullptr};
+const Family kAvx2Family = {"avx2",           dot,        accumulate,  fold_scores_portable,
+                            sum_exp_portable, decode_f16, decode_bf16, decode_fp4,
+                            nullptr,          nullptr,    nullptr};
 
 }  // namespace marlin::cpu

@@ -95,8 +95,14 @@ float fold_scores_portable(float* scores, int64_t n, float scale, SoftmaxState* 
   return keep;
 }
 
-const Family kPortableFamily = {"portable", dot_rows,    accumulate, fold_scores_portable,
-                                decode_f16, decode_bf16, decode_fp4, nullptr,
-                                nullptr,    nullptr};
+float sum_exp_portable(const float* x, int64_t n, float largest, float scale) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(std::exp((x[i] - largest) * scale));
+  return static_cast<float>(sum);
+}
+
+const Family kPortableFamily = {"portable",       dot_rows,   accumulate,  fold_scores_portable,
+                                sum_exp_portable, decode_f16, decode_bf16, decode_fp4,
+                                nullptr,          nullptr,    nullptr};
 
 }  // namespace marlin::cpu

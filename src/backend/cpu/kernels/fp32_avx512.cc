@@ -214,6 +214,16 @@ float fold_scores_avx512(float* scores, int64_t n, float scale, SoftmaxState* st
   return keep;
 }
 
+float sum_exp_avx512(const float* x, int64_t n, float largest, float scale) {
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m512 below = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(largest));
+    sum = _mm512_mask_add_ps(sum, mask, sum, exp_negative(_mm512_mul_ps(below, _mm512_set1_ps(scale))));
+  }
+  return sum_lanes(sum);
+}
+
 void fp4_accumulate_avx512(const Fp4AccumulateArgs& args) {
   int64_t k = 0;
   for (; k + 256 <= args.width; k += 256) fp4_accumulate_columns<8>(args, k);
