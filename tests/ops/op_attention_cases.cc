@@ -53,13 +53,8 @@ struct Contexts {
 const Contexts kShort = {{64, 65, 130, 1, 128, 129}, true};
 const Contexts kLong = {{1030, 515}, false};
 
-/// In runs, so that neighbours of one class are worked on together.
-Role attend_role(int64_t row) {
-  return row / 5 % 2 == 0 ? Role::kDecode : Role::kPrompt;
-}
-
 /// A token batch and the arrays behind it.
-TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens, int64_t first_row = 0) {
+TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens) {
   std::vector<int32_t> positions;
   std::vector<int32_t> slots;
   for (const Token& token : tokens) {
@@ -76,11 +71,7 @@ TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Toke
   batch.ids = rig.array(std::vector<int32_t>(tokens.size(), 0));
   batch.positions = rig.array(positions);
   batch.slots = rig.array(slots);
-  std::vector<uint8_t> roles;
-  for (size_t t = 0; t < tokens.size(); ++t) {
-    roles.push_back(static_cast<uint8_t>(attend_role(first_row + static_cast<int64_t>(t))));
-  }
-  batch.roles = rig.array(roles);
+  batch.roles = rig.array(std::vector<uint8_t>(tokens.size(), 1));
   batch.block_tables = rig.array(tables);
   batch.n_slots = static_cast<int>(contexts.lengths.size());
   batch.blocks_per_slot = contexts.blocks_per_slot();
@@ -190,11 +181,12 @@ std::vector<double> query_of(const Setup& setup, int64_t head) {
 
 constexpr double kLargestValue = 127.0 / 64;  // in the cache
 
-/// The largest integers of integer attention (backend/cpu/kernels/kv_panel.h).
+/// The largest integers of integer attention and of their sums (backend/cpu/kernels/kv_panel.h).
 struct IntegerSteps {
   double cache;
   double query;
   double weight;
+  double sum;
 };
 
 /// What integers add to the errors of a token's attention, in standard deviations of sums of uniform roundings.
@@ -206,7 +198,7 @@ class IntegerErrors {
   double score_variance(const std::vector<double>& q, const float* row) const {
     double variance = 0;
     for (size_t k = 0; k < q.size(); ++k) {
-      variance += std::pow(row[k] * largest_in_group(q, k) / steps_.query, 2);
+      variance += std::pow(row[k] * query_step(q, k), 2);
       if (setup_.type != KvType::kQ8) variance += std::pow(q[k] * kLargestValue / steps_.cache, 2);
     }
     return variance * kScale * kScale / 12;
@@ -220,26 +212,32 @@ class IntegerErrors {
     double squares = 0;
     for (size_t begin = 0; begin < scores.size(); begin += kKvBlockTokens) {
       double largest = 0;
+      double sum = 0;
       const size_t end = std::min(begin + kKvBlockTokens, scores.size());
       for (size_t p = begin; p < end; ++p) {
-        total += std::exp(scores[p] - top);
+        sum += std::exp(scores[p] - top);
         largest = std::max(largest, std::exp(scores[p] - top));
       }
-      squares += static_cast<double>(end - begin) * largest * largest;
+      total += sum;
+      squares += static_cast<double>(end - begin) * std::pow(std::max(largest / steps_.weight, sum / steps_.sum), 2);
     }
     const double values = setup_.type == KvType::kQ8 ? 0 : 0.5 * kLargestValue / steps_.cache;
-    return values + 6 * kLargestValue / steps_.weight / std::sqrt(12.0) * std::sqrt(squares) / total;
+    return values + 6 * kLargestValue / std::sqrt(12.0) * std::sqrt(squares) / total;
   }
 
  private:
-  double largest_in_group(const std::vector<double>& q, size_t k) const {
+  double query_step(const std::vector<double>& q, size_t k) const {
     const auto latent = static_cast<size_t>(setup_.shape.latent);
     const size_t part = k < latent ? 0 : latent;
     const size_t begin = part + (k - part) / kKvQ8Group * kKvQ8Group;
     const size_t end = std::min(begin + kKvQ8Group, k < latent ? latent : q.size());
     double largest = 0;
-    for (size_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(q[i]));
-    return largest;
+    double sum = 0;
+    for (size_t i = begin; i < end; ++i) {
+      largest = std::max(largest, std::fabs(q[i]));
+      sum += std::fabs(q[i]);
+    }
+    return std::max(largest / steps_.query, sum / steps_.sum);
   }
 
   const Setup& setup_;
@@ -247,10 +245,10 @@ class IntegerErrors {
 };
 
 /// Empty where the device attends to this cache in floating point.
-std::optional<IntegerSteps> integer_steps(Rig& rig, KvType type, Role role) {
+std::optional<IntegerSteps> integer_steps(Rig& rig, KvType type) {
   if (!rig.device().info().integer_attention || (type != KvType::kF16 && type != KvType::kQ8)) return {};
-  if (type == KvType::kQ8 || role == Role::kPrompt) return IntegerSteps{127, 127, 255};
-  return IntegerSteps{4095, 8191, 8191};
+  if (type == KvType::kQ8) return IntegerSteps{127, 127, 255, 1e9};
+  return IntegerSteps{16383, 32767, 32767, 131000};
 }
 
 std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& rig) {
@@ -260,7 +258,7 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& ri
   std::vector<double> tolerance;
   for (size_t t = 0; t < tokens.size(); ++t) {
     const int64_t query_row = range.first + static_cast<int64_t>(t);
-    const std::optional<IntegerSteps> steps = integer_steps(rig, setup.type, attend_role(query_row));
+    const std::optional<IntegerSteps> steps = integer_steps(rig, setup.type);
     const IntegerErrors integers(setup, steps.value_or(IntegerSteps{}));
     for (int h = 0; h < s.heads; ++h) {
       const std::vector<double> q = query_of(setup, query_row * s.heads + h);
@@ -291,7 +289,7 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& ri
 OpCase attend_case(const std::string& name, const Setup& setup) {
   const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
     const MlaShape& s = setup.shape;
-    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range), range.first);
+    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range));
     const View q = rig.act(slice(setup.q, range, s.heads * setup.key()));
     MlaAttendArgs args;
     args.batch = &batch;
@@ -446,7 +444,7 @@ OpCase rounding_case(const std::string& name, KvType type) {
     const int64_t values = shape.latent + shape.rope;
     std::vector<Token> tokens;
     for (int64_t t = 0; t < range.count; ++t) tokens.push_back({static_cast<int32_t>(range.first + t), 0});
-    const TokenBatch batch = make_batch(rig, kShort, tokens, range.first);
+    const TokenBatch batch = make_batch(rig, kShort, tokens);
     KvView kv;
     kv.layout = {rig.device().kv_type(type), shape.latent, shape.rope, kLayers};
     kv.layer = kLayer;
@@ -469,7 +467,7 @@ OpCase rounding_case(const std::string& name, KvType type) {
     for (int64_t i = 0; i < range.count * shape.latent; ++i) {
       const int64_t begin = i / shape.latent * values + i % shape.latent / kKvQ8Group * kKvQ8Group;
       const int64_t end = std::min<int64_t>(begin + kKvQ8Group, i / shape.latent * values + shape.latent);
-      const std::optional<IntegerSteps> steps = integer_steps(rig, type, attend_role(range.first + i / shape.latent));
+      const std::optional<IntegerSteps> steps = integer_steps(rig, type);
       double largest = 0;
       for (int64_t k = begin; k < end; ++k) {
         largest = std::max(largest, std::fabs(static_cast<double>(part[static_cast<size_t>(k)])));

@@ -48,8 +48,6 @@ enum class Scratch {
   kHiddenPlanes,
   kPartialState,
   kPartialSums,
-  kPanel,
-  kPanelQuery,
   kCount
 };
 

@@ -36,38 +36,31 @@ constexpr int32_t kGroupTokens = 4;
 // Partial results of a step that may lie in memory at once, in bytes; a step with more walks its splits one by one.
 constexpr int64_t kPartialBytes = int64_t{64} << 20;
 
-/// Neighbouring tokens of one sequence that compute alike.
+/// Neighbouring tokens of one sequence.
 struct TokenGroup {
   int32_t first;
   int32_t count;
   int32_t slot;
   int32_t n_splits;
-  int bits;  // of integer products (kv_panel.h); 0: FP32
 };
 
-/// The integers that attention of a token is computed with. A Q8 cache has eight bits to give; an F16 one loses some
-/// of its eleven with eight, so only prompts take those.
-int attend_bits(const Context& ctx, KvType type, Role role) {
-  if (ctx.family.kv_panel == nullptr || (type != KvType::kF16 && type != KvType::kQ8)) return 0;
-  if (ctx.deterministic) return 16;
-  return type == KvType::kQ8 || role == Role::kPrompt ? 8 : 16;
-}
-
-int64_t group_tokens(const Context& ctx, const MlaAttendArgs& args, const int32_t* positions, TokenGroup* groups) {
-  const TokenBatch& batch = *args.batch;
-  const int32_t* slots = ctx.in<int32_t>(batch.slots, batch.n_tokens);
-  const uint8_t* roles = ctx.in<uint8_t>(batch.roles, batch.n_tokens);
+int64_t group_tokens(const int32_t* slots, const int32_t* positions, int64_t n_tokens, TokenGroup* groups) {
   int64_t n = 0;
-  for (int32_t t = 0; t < batch.n_tokens; ++t) {
-    const int bits = attend_bits(ctx, args.kv.layout.type, static_cast<Role>(roles[t]));
-    const TokenGroup* last = n == 0 ? nullptr : groups + n - 1;
-    if (last == nullptr || last->slot != slots[t] || last->bits != bits || last->count == kGroupTokens) {
-      groups[n++] = {t, 0, slots[t], 0, bits};
+  for (int32_t t = 0; t < n_tokens; ++t) {
+    if (n == 0 || groups[n - 1].slot != slots[t] || groups[n - 1].count == kGroupTokens) {
+      groups[n++] = {t, 0, slots[t], 0};
     }
     ++groups[n - 1].count;
     groups[n - 1].n_splits = static_cast<int32_t>(positions[t] / kSplit + 1);
   }
   return n;
+}
+
+/// The width of the integers that attention multiplies (kv_panel.h): as exact as the cache, but a Q8 row's neighbours
+/// in a product may have eight bits too unless the device is deterministic. 0: FP32.
+int attend_bits(const Context& ctx, KvType type) {
+  if (ctx.family.kv_panel == nullptr || (type != KvType::kF16 && type != KvType::kQ8)) return 0;
+  return type == KvType::kQ8 && !ctx.deterministic ? 8 : 16;
 }
 
 /// Softmax-weighted sums of some rows: their states, and sums [rows, latent] relative to the state's largest score.
@@ -85,74 +78,63 @@ struct AttendWork {
   const int32_t* positions;
   const float* q_latent;
   const float* q_rope;
-  Partial total;              // of all rows; its sums are the output
-  PerWorker<float> scores;    // [kGroupTokens * heads, 64]
-  PerWorker<float> rows;      // [64, values]
-  PerWorker<float> query;     // [kGroupTokens * heads, values]
-  PerWorker<uint8_t> panels;  // the same two as integers
-  PerWorker<uint8_t> queries;
+  Partial total;             // of all rows; its sums are the output
+  PanelShape panel;          // 0 bits: FP32
+  int64_t query_bytes;       // of a row
+  uint8_t* queries;          // of all rows, as integers or FP32 [values]
+  PerWorker<float> scores;   // [kGroupTokens * heads, 64]
+  PerWorker<uint8_t> block;  // a panel, or FP32 [64, values]
 
   int64_t heads() const { return args.shape.heads; }
-  PanelShape panel_shape(int bits) const { return {bits, args.shape.latent, args.shape.rope}; }
+  float* block_rows(int worker) const { return reinterpret_cast<float*>(block[worker]); }
+  uint8_t* query(int64_t row) const { return queries + row * query_bytes; }
 
-  void gather_query(const TokenGroup& group, int worker) const {
+  void load_query(int64_t row) const {
     const MlaShape& s = args.shape;
-    const PanelShape panel = panel_shape(group.bits);
-    float* to = query[worker];
-    uint8_t* integers = queries[worker];
-    for (int64_t t = group.first; t < group.first + group.count; ++t) {
-      for (int64_t h = 0; h < s.heads; ++h) {
-        const float* latent = q_latent + (t * s.heads + h) * s.latent;
-        const float* rope = q_rope + t * args.q_row_stride + h * args.q_head_stride;
-        if (group.bits > 0) {
-          family.panel_query(panel, latent, rope, integers);
-          integers += panel_query_bytes(panel);
-        } else {
-          to = std::copy_n(latent, s.latent, to);
-          to = std::copy_n(rope, s.rope, to);
-        }
-      }
+    const float* latent = q_latent + row * s.latent;
+    const float* rope = q_rope + row / heads() * args.q_row_stride + row % heads() * args.q_head_stride;
+    if (panel.bits > 0) {
+      family.panel_query(panel, latent, rope, query(row));
+    } else {
+      std::copy_n(rope, s.rope, std::copy_n(latent, s.latent, reinterpret_cast<float*>(query(row))));
     }
   }
 
-  // The first n positions of a block, for the group's products.
-  void load_block(const TokenGroup& group, const std::byte* block, int64_t n, int worker) const {
+  // The first n positions of a block.
+  void load_block(const std::byte* from, int64_t n, int worker) const {
     const KvLayout& layout = args.kv.layout;
-    if (group.bits > 0) {
-      const PanelShape panel = panel_shape(group.bits);
-      family.kv_panel({panel, block, cache.row_bytes, layout.type == KvType::kQ8, n, panels[worker]});
+    if (panel.bits > 0) {
+      family.kv_panel({panel, from, cache.row_bytes, layout.type == KvType::kQ8, n, block[worker]});
       return;
     }
     for (int64_t p = 0; p < n; ++p) {
-      decode_kv_row(family, layout, block + static_cast<size_t>(p) * cache.row_bytes,
-                    rows[worker] + p * layout.values());
+      decode_kv_row(family, layout, from + static_cast<size_t>(p) * cache.row_bytes,
+                    block_rows(worker) + p * layout.values());
     }
   }
 
   // The group's rows over the positions of one split.
   void run(const TokenGroup& group, int64_t split, int worker, const Partial& out) const {
-    gather_query(group, worker);
     std::fill_n(out.state, group.count * heads(), SoftmaxState{});
     std::fill_n(out.sums, group.count * heads() * args.shape.latent, 0.0f);
     const int32_t last = positions[group.first + group.count - 1];
     const int64_t end = std::min<int64_t>((split + 1) * kSplit, int64_t{last} + 1);
     for (int64_t b = split * kSplit / kKvBlockTokens; b * kKvBlockTokens < end; ++b) {
-      load_block(group, cache.block(group.slot, b), visible(last, b), worker);
+      load_block(cache.block(group.slot, b), visible(last, b), worker);
       AheadBytes ahead;
-      if ((b + 1) * kKvBlockTokens < end) {
-        const int64_t rows_ahead = visible(last, b + 1);
-        ahead = {cache.block(group.slot, b + 1), rows_ahead * static_cast<int64_t>(cache.row_bytes)};
+      if (const int64_t n = visible(last, b + 1); n > 0) {
+        ahead = {cache.block(group.slot, b + 1), n * static_cast<int64_t>(cache.row_bytes)};
       }
       // Tokens that see the same positions of the block go together; on the diagonal each goes alone.
       for (int32_t i = 0; i < group.count;) {
         const int64_t seen = visible(positions[group.first + i], b);
         int32_t j = i + 1;
         while (j < group.count && visible(positions[group.first + j], b) == seen) ++j;
-        if (seen > 0 && group.bits > 0) {
-          fold_panel(panel_shape(group.bits), i * heads(), j * heads(), seen, worker, out, ahead);
+        if (seen > 0 && panel.bits > 0) {
+          fold_panel(group, i * heads(), j * heads(), seen, worker, out, ahead);
           ahead = {};
         } else if (seen > 0) {
-          fold_rows(i * heads(), j * heads(), seen, worker, out);
+          fold_rows(group, i * heads(), j * heads(), seen, worker, out);
         }
         i = j;
       }
@@ -160,7 +142,7 @@ struct AttendWork {
   }
 
   // Rows [begin, end) of the group against the first n positions of the block.
-  void fold_panel(const PanelShape& panel, int64_t begin, int64_t end, int64_t n, int worker, const Partial& out,
+  void fold_panel(const TokenGroup& group, int64_t begin, int64_t end, int64_t n, int worker, const Partial& out,
                   const AheadBytes& ahead) const {
     const uint8_t* query_rows[kPanelCallRows];
     float* score_rows[kPanelCallRows];
@@ -169,29 +151,28 @@ struct AttendWork {
     for (int64_t first = begin; first < end; first += kPanelCallRows) {
       const int64_t count = std::min<int64_t>(end - first, kPanelCallRows);
       for (int64_t i = 0; i < count; ++i) {
-        query_rows[i] = queries[worker] + (first + i) * panel_query_bytes(panel);
+        query_rows[i] = query(group.first * heads() + first + i);
         score_rows[i] = scores[worker] + (first + i) * kKvBlockTokens;
         sum_rows[i] = out.sums + (first + i) * args.shape.latent;
       }
-      family.panel_scores(
-          {panel, panels[worker], query_rows, score_rows, count, first == begin ? ahead : AheadBytes{}});
+      family.panel_scores({panel, block[worker], query_rows, score_rows, count, first == begin ? ahead : AheadBytes{}});
       for (int64_t i = 0; i < count; ++i) {
         keep[i] = family.fold_scores(score_rows[i], n, static_cast<float>(args.scale), out.state + first + i);
       }
-      family.panel_sums({panel, panels[worker], n, score_rows, keep, sum_rows, count});
+      family.panel_sums({panel, block[worker], n, score_rows, keep, sum_rows, count});
     }
   }
 
   // The same in FP32.
-  void fold_rows(int64_t begin, int64_t end, int64_t n, int worker, const Partial& out) const {
+  void fold_rows(const TokenGroup& group, int64_t begin, int64_t end, int64_t n, int worker, const Partial& out) const {
     const int64_t values = args.kv.layout.values();
     const auto score_row = [&](int64_t i) { return scores[worker] + (begin + i) * kKvBlockTokens; };
     dot_matrix(
-        family, rows[worker], values, n, end - begin, values,
-        [&](int64_t i) { return query[worker] + (begin + i) * values; }, score_row);
+        family, block_rows(worker), values, n, end - begin, values,
+        [&](int64_t i) { return reinterpret_cast<const float*>(query(group.first * heads() + begin + i)); }, score_row);
     const auto scale = static_cast<float>(args.scale);
     accumulate_rows(
-        family, rows[worker], values, n, args.shape.latent, end - begin, score_row,
+        family, block_rows(worker), values, n, args.shape.latent, end - begin, score_row,
         [&](int64_t i) { return family.fold_scores(score_row(i), n, scale, out.state + begin + i); },
         [&](int64_t i) { return out.sums + (begin + i) * args.shape.latent; });
   }
@@ -405,7 +386,10 @@ void mla_attend(Context& ctx, const MlaAttendArgs& args) {
   const int64_t values = args.kv.layout.values();
   const int64_t q_width = (s.heads - 1) * args.q_head_stride + s.rope;
   const int64_t group_rows = int64_t{kGroupTokens} * s.heads;
-  const PanelShape widest{16, s.latent, s.rope};
+  const PanelShape panel{attend_bits(ctx, args.kv.layout.type), s.latent, s.rope};
+  const int64_t row_bytes = values * int64_t{sizeof(float)};
+  const int64_t query_bytes = panel.bits > 0 ? panel_query_bytes(panel) : row_bytes;
+  const int64_t block_bytes = panel.bits > 0 ? panel_bytes(panel) : kKvBlockTokens * row_bytes;
   const AttendWork work{ctx.family,
                         args,
                         resolve_kv<const std::byte>(ctx, args.kv, batch),
@@ -413,13 +397,17 @@ void mla_attend(Context& ctx, const MlaAttendArgs& args) {
                         ctx.in<float>(args.q_latent, rows * s.latent),
                         ctx.in<float>(args.q_rope, extent(batch.n_tokens, args.q_row_stride, q_width)),
                         {ctx.shared<SoftmaxState>(Scratch::kState, rows), ctx.out<float>(args.out, rows * s.latent)},
+                        panel,
+                        query_bytes,
+                        ctx.shared<uint8_t>(Scratch::kQuery, rows * query_bytes),
                         ctx.per_worker<float>(Scratch::kScores, group_rows * kKvBlockTokens),
-                        ctx.per_worker<float>(Scratch::kRows, kKvBlockTokens * values),
-                        ctx.per_worker<float>(Scratch::kQuery, group_rows * values),
-                        ctx.per_worker<uint8_t>(Scratch::kPanel, panel_bytes(widest)),
-                        ctx.per_worker<uint8_t>(Scratch::kPanelQuery, group_rows * panel_query_bytes(widest))};
+                        ctx.per_worker<uint8_t>(Scratch::kRows, block_bytes)};
+  ctx.pool.parallel_for(rows, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) work.load_query(row);
+  });
   auto* groups = ctx.shared<TokenGroup>(Scratch::kTokens, batch.n_tokens);
-  const int64_t n_groups = group_tokens(ctx, args, work.positions, groups);
+  const int64_t n_groups =
+      group_tokens(ctx.in<int32_t>(batch.slots, batch.n_tokens), work.positions, batch.n_tokens, groups);
   const int64_t n_splits = std::accumulate(groups, groups + n_groups, int64_t{0},
                                            [](int64_t n, const TokenGroup& g) { return n + g.n_splits; });
   const int64_t split_bytes = group_rows * (s.latent + 2) * int64_t{sizeof(float)};

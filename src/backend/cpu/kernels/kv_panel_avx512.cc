@@ -17,13 +17,19 @@ struct Width {
   static constexpr int kLines = kPanelGroup / kPerDword;  // dwords of a group
   static constexpr int kRowBytes = kPanelGroup * kBytes;  // of a group
   static constexpr int kTileBytes = kPanelPositions * kRowBytes;
-  static constexpr float kCacheSteps = kBits == 8 ? 127.0f : 4095.0f;
-  static constexpr float kQuerySteps = kBits == 8 ? 127.0f : 8191.0f;
-  static constexpr float kWeightSteps = kBits == 8 ? 255.0f : 8191.0f;
+  static constexpr float kCacheSteps = kBits == 8 ? 127.0f : 16383.0f;
+
+  /// The size of a step, for numbers whose largest magnitude is m and sum of magnitudes l.
+  static float query_step(float m, float l) { return kBits == 8 ? m / 127 : step_of_words(m, l); }
+  static float weight_step(float m, float l) { return kBits == 8 ? m / 255 : step_of_words(m, l); }
+
+ private:
+  static float step_of_words(float m, float l) { return m / 32767 > l / 131000 ? m / 32767 : l / 131000; }
 };
 
-/// A largest magnitude below this counts as zero: the reciprocal would overflow.
-constexpr float kTiny = 1e-30f;
+/// Steps below this count as zero and above the other as infinite: the reciprocal would overflow or vanish.
+constexpr float kTiny = 1e-34f;
+constexpr float kHuge = 1e34f;
 
 inline __mmask16 tail_mask(int64_t n) {
   return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
@@ -57,15 +63,17 @@ template <int kBits>
 inline float quantize_query(const float* x, int64_t n, uint8_t* to, int32_t* sum) {
   __m512 v[4];
   __m512 largest = _mm512_setzero_ps();
+  __m512 magnitudes = _mm512_setzero_ps();
   __mmask16 odd_ones = 0;
   for (int i = 0; i < 4; ++i) {
     v[i] = _mm512_maskz_loadu_ps(tail_mask(n - 16 * i), x + 16 * i);
     odd_ones = static_cast<__mmask16>(odd_ones | _mm512_fpclass_ps_mask(v[i], 0x99));
     largest = _mm512_max_ps(largest, _mm512_abs_ps(v[i]));
+    magnitudes = _mm512_add_ps(magnitudes, _mm512_abs_ps(v[i]));
   }
-  const float m = _mm512_reduce_max_ps(largest);
-  const bool usable = odd_ones == 0 && m >= kTiny;
-  const __m512 inverse = _mm512_set1_ps(usable ? Width<kBits>::kQuerySteps / m : 0.0f);
+  const float step = Width<kBits>::query_step(_mm512_reduce_max_ps(largest), _mm512_reduce_add_ps(magnitudes));
+  const bool usable = odd_ones == 0 && step >= kTiny && step <= kHuge;
+  const __m512 inverse = _mm512_set1_ps(usable ? 1.0f / step : 0.0f);
   __m512i total = _mm512_setzero_si512();
   for (int i = 0; i < 4; ++i) {
     const __m512i q = usable ? _mm512_cvtps_epi32(_mm512_mul_ps(v[i], inverse)) : _mm512_setzero_si512();
@@ -73,8 +81,8 @@ inline float quantize_query(const float* x, int64_t n, uint8_t* to, int32_t* sum
     store_integers<kBits>(to + 16 * i * Width<kBits>::kBytes, q);
   }
   *sum = _mm512_reduce_add_epi32(total);
-  if (odd_ones != 0) return __builtin_nanf("");
-  return usable ? m / Width<kBits>::kQuerySteps : 0.0f;
+  if (odd_ones != 0 || step > kHuge) return __builtin_nanf("");
+  return usable ? step : 0.0f;
 }
 
 template <int kBits>
@@ -129,9 +137,9 @@ inline float expand_q8(const int8_t* in, int64_t n, uint16_t scale, uint8_t* to)
     _mm512_store_si512(to, q);
     return _cvtsh_ss(scale);
   } else {
-    _mm512_store_si512(to, _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm512_castsi512_si256(q)), 5));
-    _mm512_store_si512(to + 64, _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(q, 1)), 5));
-    return _cvtsh_ss(scale) * (1.0f / 32);
+    _mm512_store_si512(to, _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm512_castsi512_si256(q)), 7));
+    _mm512_store_si512(to + 64, _mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(q, 1)), 7));
+    return _cvtsh_ss(scale) * (1.0f / 128);
   }
 }
 
@@ -367,20 +375,21 @@ inline void store_weights(uint8_t* to, const __m512i (&w)[4]) {
 
 template <int kBits>
 void panel_sums(const PanelSumsArgs& args) {
-  constexpr float kSteps = Width<kBits>::kWeightSteps;
   GroupWeights<kBits> group;
-  alignas(64) float steps[kPanelCallRows][kPanelPositions];  // weights in steps of each row's largest
-  float largest[kPanelCallRows];
+  alignas(64) float weights[kPanelCallRows][kPanelPositions];  // in steps
+  float step[kPanelCallRows];
   for (int64_t j = 0; j < args.n_x; ++j) {
     __m512 w[4];
     __m512 m = _mm512_setzero_ps();
+    __m512 l = _mm512_setzero_ps();
     for (int v = 0; v < 4; ++v) {
       w[v] = _mm512_maskz_loadu_ps(tail_mask(args.n - 16 * v), args.weights[j] + 16 * v);
       m = _mm512_max_ps(m, w[v]);
+      l = _mm512_add_ps(l, w[v]);
     }
-    largest[j] = _mm512_reduce_max_ps(m);
-    const __m512 inverse = _mm512_set1_ps(largest[j] >= kTiny ? kSteps / largest[j] : 0.0f);
-    for (int v = 0; v < 4; ++v) _mm512_store_ps(steps[j] + 16 * v, _mm512_mul_ps(w[v], inverse));
+    step[j] = Width<kBits>::weight_step(_mm512_reduce_max_ps(m), kBits == 8 ? 0.0f : _mm512_reduce_add_ps(l));
+    const __m512 inverse = _mm512_set1_ps(step[j] >= kTiny ? 1.0f / step[j] : 0.0f);
+    for (int v = 0; v < 4; ++v) _mm512_store_ps(weights[j] + 16 * v, _mm512_mul_ps(w[v], inverse));
   }
   for (int64_t g = 0; g < latent_groups(args.shape); ++g) {
     const auto* scales = reinterpret_cast<const float*>(args.panel) + g * kPanelPositions;
@@ -396,10 +405,10 @@ void panel_sums(const PanelSumsArgs& args) {
     for (int64_t j = 0; j < args.n_x; ++j) {
       __m512i w[4];
       for (int v = 0; v < 4; ++v) {
-        w[v] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(steps[j] + 16 * v), share[v]));
+        w[v] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(weights[j] + 16 * v), share[v]));
       }
       store_weights<kBits>(group.rows[j], w);
-      group.factor[j] = largest[j] * (1.0f / kSteps) * largest_scale;
+      group.factor[j] = step[j] * largest_scale;
     }
     int64_t j = 0;
     for (; j + 4 <= args.n_x; j += 4) sum_tile<kBits, 4>(args, group, g, j);
