@@ -359,14 +359,30 @@ inline void panel(const Fp4DotArgs& args) {
     // in order of address while the first tokens compute.
     const uint8_t* ahead = args.codes + (args.row + i + kPanelRows) * (args.in_features / 2);
     if (i + kPanelRows >= args.n_rows && args.next_codes != nullptr) ahead = args.next_codes;
+    // Tiles of nearly the same size, at most eight tokens: four or more, since kPanelTokens are two tiles of four.
     int64_t j = 0;
-    for (; j + 8 <= args.n_x; j += 8) panel_tile<kGroup, 8, kHighOnly>(args, i, j, j == 0 ? ahead : nullptr);
-    for (; j + 4 <= args.n_x; j += 4) panel_tile<kGroup, 4, kHighOnly>(args, i, j, nullptr);
-    if (j + 2 <= args.n_x) {
-      panel_tile<kGroup, 2, kHighOnly>(args, i, j, nullptr);
-      j += 2;
+    for (int64_t tiles = (args.n_x + 7) / 8; tiles > 0; --tiles) {
+      const int64_t count = (args.n_x - j + tiles - 1) / tiles;
+      switch (count) {
+        case 8:
+          panel_tile<kGroup, 8, kHighOnly>(args, i, j, ahead);
+          break;
+        case 7:
+          panel_tile<kGroup, 7, kHighOnly>(args, i, j, ahead);
+          break;
+        case 6:
+          panel_tile<kGroup, 6, kHighOnly>(args, i, j, ahead);
+          break;
+        case 5:
+          panel_tile<kGroup, 5, kHighOnly>(args, i, j, ahead);
+          break;
+        default:
+          panel_tile<kGroup, 4, kHighOnly>(args, i, j, ahead);
+          break;
+      }
+      j += count;
+      ahead = nullptr;
     }
-    if (j < args.n_x) panel_tile<kGroup, 1, kHighOnly>(args, i, j, nullptr);
   }
 }
 
