@@ -85,8 +85,9 @@ void run(int threads, const std::string& kernels) {
         Shape{"q_b 5120 x 768", 5120, 768, 1}, Shape{"dense 10240 x 2048", 10240, 2048, 1},
         Shape{"head 154880 x 2048", 154880, 2048, 1}, Shape{"dense 10240 x 2048", 10240, 2048, 2},
         Shape{"dense 10240 x 2048", 10240, 2048, 4}, Shape{"dense 10240 x 2048", 10240, 2048, 8},
-        Shape{"dense 10240 x 2048", 10240, 2048, 16}, Shape{"dense 10240 x 2048", 10240, 2048, 64},
-        Shape{"expert 1536 x 2048", 1536, 2048, 32}, Shape{"dense 10240 x 2048", 10240, 2048, 512}}) {
+        Shape{"dense 10240 x 2048", 10240, 2048, 16}, Shape{"dense 10240 x 2048", 10240, 2048, 32},
+        Shape{"dense 10240 x 2048", 10240, 2048, 64}, Shape{"dense 10240 x 2048", 10240, 2048, 128},
+        Shape{"dense 10240 x 2048", 10240, 2048, 512}, Shape{"expert 1536 x 2048", 1536, 2048, 32}}) {
     const auto bytes = static_cast<size_t>(shape.out * shape.in / 2);
     // Several matrices one after the other, so that none is found in a cache.
     const size_t copies = shape.rows >= 64 ? 1 : std::max<size_t>(1, (size_t{128} << 20) / bytes);
