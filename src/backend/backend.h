@@ -80,7 +80,7 @@ class Device {
 struct DeviceOptions {
   int threads = 0;  // 0 = one a physical core
   bool deterministic = false;
-  std::string kernels = {};  // of the CPU, for diagnosis: "" the best, or "portable", "avx2", "avx512vnni"
+  std::string kernels = {};  // of the CPU, for diagnosis: "" the best, or the name of a family (cpu/kernels/families.h)
 };
 
 /// A device this build may have. `make` is empty when it cannot be used here; `why_not` says why, for doctor and

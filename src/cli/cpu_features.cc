@@ -1,6 +1,8 @@
 #include "cli/cpu_features.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -13,8 +15,15 @@ namespace marlin::cli {
 
 std::vector<std::pair<std::string, bool>> cpu_features() {
   __builtin_cpu_init();
+  // Clang 14's __builtin_cpu_supports does not know AVX-VNNI.
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  const bool avx_vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1U << 4)) != 0;
   return {{"AVX2", __builtin_cpu_supports("avx2") != 0},
           {"FMA", __builtin_cpu_supports("fma") != 0},
+          {"AVX-VNNI", avx_vnni},
           {"AVX-512 F", __builtin_cpu_supports("avx512f") != 0},
           {"AVX-512 BW", __builtin_cpu_supports("avx512bw") != 0},
           {"AVX-512 VL", __builtin_cpu_supports("avx512vl") != 0},

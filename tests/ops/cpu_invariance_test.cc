@@ -65,7 +65,7 @@ TEST_P(CpuInvarianceTest, OtherRowsDoNotShow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, CpuInvarianceTest,
-                         testing::Combine(testing::ValuesIn(kCpuKernels), testing::ValuesIn(all_cases())),
+                         testing::Combine(testing::ValuesIn(cpu_kernels()), testing::ValuesIn(all_cases())),
                          [](const testing::TestParamInfo<Param>& test) {
                            return std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
                          });
@@ -89,7 +89,7 @@ TEST_P(CpuFusedMoeTest, EqualsItsDecomposition) {
   EXPECT_EQ(compared, 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, CpuFusedMoeTest, testing::ValuesIn(kCpuKernels),
+INSTANTIATE_TEST_SUITE_P(Cpu, CpuFusedMoeTest, testing::ValuesIn(cpu_kernels()),
                          [](const testing::TestParamInfo<std::string>& test) { return test.param; });
 
 TEST(CpuDeviceTest, UnknownKernelsAreAnError) {

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstring>
 
+#include "backend/cpu/kernels/families.h"
 #include "base/float16.h"
 #include "format/fp4.h"
 #include "marlin/error.h"
@@ -110,10 +111,21 @@ std::vector<std::byte> encode_plain(const std::vector<double>& plain, DType type
   return bytes;
 }
 
+std::vector<std::string> cpu_kernels() {
+#if defined(__x86_64__)
+  std::vector<std::string> names = {"avx2", "avx512vnni_256", "avx512vnni", "portable"};
+  if (std::ranges::count(cpu::usable_families(), &cpu::kAvxVnniFamily) > 0) names.emplace_back("avxvnni");
+  return names;
+#elif defined(__aarch64__)
+  return {"neon", "neon_dotprod", "neon_i8mm", "portable"};
+#else
+  return {"portable"};
+#endif
+}
+
 std::vector<std::string> backends() {
   std::vector<std::string> names;
-  names.reserve(kCpuKernels.size());
-  for (const std::string& kernels : kCpuKernels) names.push_back("cpu_" + kernels);
+  for (const std::string& kernels : cpu_kernels()) names.push_back("cpu_" + kernels);
   return names;
 }
 

@@ -80,25 +80,52 @@ class PlanesTest : public testing::TestWithParam<const Family*> {
                          high_only, scratch.data()});
     return out;
   }
+
+  /// Rows [2, 2 + n_rows) of `weight` against the definition.
+  void check(const HostWeight& weight, const std::vector<float>& x, int64_t n_x, int64_t n_rows, bool add,
+             bool high_only) {
+    const int64_t width = weight.layout.in_features;
+    const auto out = run(weight, x, n_x, 2, n_rows, add, high_only, 3.0f);
+    for (int64_t j = 0; j < n_x; ++j) {
+      const std::vector<float>& row = out[static_cast<size_t>(j)];
+      for (int64_t i = 0; i < n_rows; ++i) {
+        const float expected = definition(weight, 2 + i, x.data() + j * width, high_only, add ? 3.0f : 0.0f);
+        ASSERT_EQ(row[static_cast<size_t>(i)], expected)
+            << weight.layout.planes[0].group_size << " " << width << " " << n_x << " " << j << " " << i;
+      }
+      EXPECT_EQ(row[static_cast<size_t>(n_rows)], 3.0f) << "written past the last row";
+    }
+  }
 };
 
 TEST_P(PlanesTest, EqualsTheDefinitionBitForBit) {
   const std::pair<int, int64_t> shapes[] = {{32, 32}, {32, 160}, {64, 192}, {64, 576}, {128, 128}, {128, 1152}};
   for (const auto& [group, width] : shapes) {
     const WeightPtr weight = random_weight({37, width, DType::kBF16, {group}, false, DType::kF32}, 3);
-    for (const int64_t n_x : {1, 2, 3, 4, 7, 8, 13, 15, 21, 22}) {
+    for (const int64_t n_x : {1, 2, 3, 4, 7, 8, 13, 15, 21, 22, 70}) {
       const std::vector<float> x = Random(4).activations(n_x * width);
       const bool add = n_x % 2 == 0;
       const bool high_only = n_x % 4 < 2;
-      const auto out = run(*weight, x, n_x, 2, 35, add, high_only, 3.0f);
-      for (int64_t j = 0; j < n_x; ++j) {
-        const std::vector<float>& row = out[static_cast<size_t>(j)];
-        for (int64_t i = 0; i < 35; ++i) {
-          const float expected = definition(*weight, 2 + i, x.data() + j * width, high_only, add ? 3.0f : 0.0f);
-          ASSERT_EQ(row[static_cast<size_t>(i)], expected)
-              << group << " " << width << " " << n_x << " " << j << " " << i;
-        }
-        EXPECT_EQ(row[35], 3.0f) << "written past the last row";
+      for (const int64_t n_rows : {35, 6}) check(*weight, x, n_x, n_rows, add, high_only);
+    }
+  }
+}
+
+// The largest sums there are: every code 6 or -6 and activations at the ends of both planes' ranges. Products that are
+// added in 16 bits must not saturate.
+TEST_P(PlanesTest, ExtremesDoNotSaturate) {
+  for (const int group : {32, 64, 128}) {
+    const WeightPtr random = random_weight({37, 256, DType::kBF16, {group}, false, DType::kF32}, 6);
+    for (const uint8_t codes : {0x77, 0xff}) {
+      HostWeight weight = *random;
+      std::fill_n(weight.blob.begin() + static_cast<int64_t>(weight.layout.planes[0].codes.offset), 37 * 128,
+                  std::byte{codes});
+      // The first value of a block makes the step 1. (hi, lo) of the others: (127, 127), (127, -128), (-127, 127),
+      // (-127, -127) and (-126, -128).
+      for (const float q : {32639.0f, 32384.0f, -32385.0f, -32639.0f, -32384.0f}) {
+        std::vector<float> x(9 * 256, q);
+        for (size_t k = 0; k < x.size(); k += 128) x[k] = 32639;
+        for (const int64_t n_x : {1, 9}) check(weight, x, n_x, 35, false, false);
       }
     }
   }

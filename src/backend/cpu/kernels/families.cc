@@ -4,7 +4,9 @@
 
 #include <vector>
 
-#if defined(__aarch64__) && defined(__APPLE__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -15,7 +17,19 @@
 namespace marlin::cpu {
 namespace {
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+
+/// Clang 14's __builtin_cpu_supports does not know it. What the system must save for it, AVX2 needs too.
+bool has_avx_vnni() {
+  constexpr unsigned kAvxVnni = 1U << 4;
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnni) != 0;
+}
+
+#elif defined(__aarch64__)
 
 struct ArmFeatures {
   bool dotprod = false;
@@ -55,10 +69,13 @@ std::vector<const Family*> find_families() {
 #if defined(__x86_64__)
   // These ask whether the system saves the wide registers, too.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+  const bool vnni = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                    __builtin_cpu_supports("avx512vnni");
+  const bool avx512 = vnni && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vbmi");
   if (avx512) families.push_back(&kAvx512Family);
+  if (vnni) families.push_back(&kAvx512Vnni256Family);
+  if (avx2 && has_avx_vnni()) families.push_back(&kAvxVnniFamily);
   if (avx2) families.push_back(&kAvx2Family);
 #elif defined(__aarch64__)
   const ArmFeatures features = arm_features();

@@ -152,8 +152,10 @@ float sum_exp_portable(const float* x, int64_t n, float largest, float scale);
 
 extern const Family kPortableFamily;
 #if defined(__x86_64__)
-extern const Family kAvx2Family;    // AVX2, FMA, F16C
-extern const Family kAvx512Family;  // AVX-512 F, BW, VL, VBMI, VNNI
+extern const Family kAvx2Family;           // AVX2, FMA, F16C
+extern const Family kAvxVnniFamily;        // those and AVX-VNNI
+extern const Family kAvx512Vnni256Family;  // those of kAvx2Family and AVX-512 F, VL, VNNI
+extern const Family kAvx512Family;         // AVX-512 F, BW, VL, VBMI, VNNI
 #elif defined(__aarch64__)
 extern const Family kNeonFamily;     // every 64-bit ARM
 extern const Family kDotprodFamily;  // and the dot product extension (ARMv8.2)

@@ -2,7 +2,7 @@
 // zero) and adds them by a fixed tree.
 #include <immintrin.h>
 
-#include "backend/cpu/kernels/family.h"
+#include "backend/cpu/kernels/family_avx2.h"
 
 namespace marlin::cpu {
 namespace {
@@ -53,12 +53,6 @@ inline void dot_rows(const DotArgs& args, int64_t j) {
   for (; i < args.n_w; ++i) dot_tile<1, kX>(args, i, j);
 }
 
-void dot(const DotArgs& args) {
-  int64_t j = 0;
-  for (; j + 2 <= args.n_x; j += 2) dot_rows<2>(args, j);
-  if (j < args.n_x) dot_rows<1>(args, j);
-}
-
 /// kVectors vectors of columns from k, of which the last has the lanes of `last`, for kX rows from j.
 /// The pragmas keep the sums in registers: what GCC 12 unrolls late stays in memory (PERF.md).
 template <int kVectors, int kX>
@@ -103,7 +97,31 @@ inline void accumulate_columns(const AccumulateArgs& args, int64_t k, __m256i la
   for (; j < args.n_x; ++j) accumulate_tile<kVectors, 1>(args, k, last, j);
 }
 
-void accumulate(const AccumulateArgs& args) {
+/// The values of 16 codes in 8 bytes, in order.
+struct Sixteen {
+  __m256 first;
+  __m256 last;
+};
+inline Sixteen decode_eight(const uint8_t* codes, __m256 half_scale) {
+  // 2w by byte shuffle, widened: cheaper than two eight-entry permutations and a blend for each half.
+  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+  const __m128i mask = _mm_set1_epi8(15);
+  const __m128i nibbles = _mm_unpacklo_epi8(_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
+  const __m128i twice = _mm_shuffle_epi8(table, nibbles);
+  return {_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(twice)), half_scale),
+          _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(twice, 8))), half_scale)};
+}
+
+}  // namespace
+
+void dot_avx2(const DotArgs& args) {
+  int64_t j = 0;
+  for (; j + 2 <= args.n_x; j += 2) dot_rows<2>(args, j);
+  if (j < args.n_x) dot_rows<1>(args, j);
+}
+
+void accumulate_avx2(const AccumulateArgs& args) {
   int64_t k = 0;
   // One row alone has no other row's additions to hide the latency of its own.
   for (; args.n_x == 1 && k + 64 <= args.width; k += 64) accumulate_tile<8, 1>(args, k, tail_mask(8), 0);
@@ -111,7 +129,7 @@ void accumulate(const AccumulateArgs& args) {
   for (; k < args.width; k += 8) accumulate_columns<1>(args, k, tail_mask(args.width - k));
 }
 
-void decode_f16(const uint16_t* in, int64_t count, float* out) {
+void decode_f16_avx2(const uint16_t* in, int64_t count, float* out) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
@@ -119,7 +137,7 @@ void decode_f16(const uint16_t* in, int64_t count, float* out) {
   for (; i < count; ++i) out[i] = _cvtsh_ss(in[i]);
 }
 
-void decode_bf16(const uint16_t* in, int64_t count, float* out) {
+void decode_bf16_avx2(const uint16_t* in, int64_t count, float* out) {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i)));
@@ -131,35 +149,20 @@ void decode_bf16(const uint16_t* in, int64_t count, float* out) {
   }
 }
 
-/// 16 codes of 8 bytes as values of the group, in order.
-inline void decode_eight(const uint8_t* codes, __m256 scale, float* out, bool add) {
-  // 2w by byte shuffle, widened: cheaper than two eight-entry permutations and a blend for each half.
-  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
-  const __m128i mask = _mm_set1_epi8(15);
-  const __m128i nibbles = _mm_unpacklo_epi8(_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
-  const __m128i twice = _mm_shuffle_epi8(table, nibbles);
-  __m256 a = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(twice)), scale);
-  __m256 b = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(twice, 8))), scale);
-  if (add) {
-    a = _mm256_add_ps(a, _mm256_loadu_ps(out));
-    b = _mm256_add_ps(b, _mm256_loadu_ps(out + 8));
-  }
-  _mm256_storeu_ps(out, a);
-  _mm256_storeu_ps(out + 8, b);
-}
-
-void decode_fp4(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add, float* out) {
+void decode_fp4_avx2(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add,
+                     float* out) {
   for (int64_t k = 0; k < count; k += group_size) {
     const __m256 scale = _mm256_set1_ps(0.5f * _cvtsh_ss(*scales++));
-    for (int64_t i = k; i < k + group_size; i += 16) decode_eight(codes + i / 2, scale, out + i, add);
+    for (int64_t i = k; i < k + group_size; i += 16) {
+      Sixteen w = decode_eight(codes + i / 2, scale);
+      if (add) {
+        w.first = _mm256_add_ps(w.first, _mm256_loadu_ps(out + i));
+        w.last = _mm256_add_ps(w.last, _mm256_loadu_ps(out + i + 8));
+      }
+      _mm256_storeu_ps(out + i, w.first);
+      _mm256_storeu_ps(out + i + 8, w.last);
+    }
   }
 }
-
-}  // namespace
-
-const Family kAvx2Family = {"avx2",           dot,        accumulate,  fold_scores_portable,
-                            sum_exp_portable, decode_f16, decode_bf16, decode_fp4,
-                            nullptr,          nullptr,    nullptr};
 
 }  // namespace marlin::cpu
