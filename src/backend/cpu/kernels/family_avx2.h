@@ -11,6 +11,7 @@ void accumulate_avx2(const AccumulateArgs& args);
 void decode_f16_avx2(const uint16_t* in, int64_t count, float* out);
 void decode_bf16_avx2(const uint16_t* in, int64_t count, float* out);
 void decode_fp4_avx2(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add, float* out);
+void fp4_accumulate_avx2(const Fp4AccumulateArgs& args);
 void split_avx2(const float* x, int64_t n, uint8_t* out);
 
 }  // namespace marlin::cpu

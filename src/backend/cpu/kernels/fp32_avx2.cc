@@ -113,6 +113,35 @@ inline Sixteen decode_eight(const uint8_t* codes, __m256 half_scale) {
           _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(twice, 8))), half_scale)};
 }
 
+/// kParts times 32 columns from args.first + k.
+template <int kParts>
+inline void fp4_accumulate_columns(const Fp4AccumulateArgs& args, int64_t k) {
+  const int64_t n_groups = args.in_features / args.group_size;
+  const int64_t column = args.first + k;
+  const uint8_t* codes = args.codes + (args.row * args.in_features + column) / 2;
+  const uint16_t* scales = args.scales + args.row * n_groups;
+  __m256 sum[4 * kParts];
+#pragma GCC unroll 16
+  for (__m256& s : sum) s = _mm256_setzero_ps();
+  for (int64_t p = 0; p < args.n; ++p, codes += args.in_features / 2, scales += n_groups) {
+    _mm_prefetch(reinterpret_cast<const char*>(codes + 16 * args.in_features / 2), _MM_HINT_T0);
+    const __m256 factor = _mm256_set1_ps(args.a[p]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i) {
+      const __m256 scale = _mm256_set1_ps(0.5f * _cvtsh_ss(scales[(column + 32 * i) / args.group_size]));
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const Sixteen w = decode_eight(codes + 16 * i + 8 * h, scale);
+        __m256* to = sum + 4 * i + 2 * h;
+        to[0] = _mm256_fmadd_ps(factor, w.first, to[0]);
+        to[1] = _mm256_fmadd_ps(factor, w.last, to[1]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int v = 0; v < 4 * kParts; ++v) _mm256_storeu_ps(args.out + k + 8 * v, sum[v]);
+}
+
 }  // namespace
 
 void dot_avx2(const DotArgs& args) {
@@ -163,6 +192,12 @@ void decode_fp4_avx2(const uint8_t* codes, const uint16_t* scales, int group_siz
       _mm256_storeu_ps(out + i + 8, w.last);
     }
   }
+}
+
+void fp4_accumulate_avx2(const Fp4AccumulateArgs& args) {
+  int64_t k = 0;
+  for (; k + 64 <= args.width; k += 64) fp4_accumulate_columns<2>(args, k);
+  for (; k < args.width; k += 32) fp4_accumulate_columns<1>(args, k);
 }
 
 }  // namespace marlin::cpu
