@@ -26,9 +26,38 @@ int64_t visible(int64_t position, int64_t b) {
 
 // ---- absorbed ----------------------------------------------------------------------------------------------------
 
-// Positions that are folded on their own before they join the rest, at fixed absolute places: the unit that threads
-// share a long context in.
-constexpr int64_t kSplit = 2 * kKvBlockTokens;
+// A split is a run of positions that is folded on its own before it joins the rest: the unit in which threads share a
+// context. Its place is absolute. Splits grow with the position: short contexts need many for the threads, and in long
+// ones joining costs.
+constexpr int64_t kSplitSizes[] = {128, 256, 512};
+constexpr int64_t kSplitEnds[] = {512, 4096};  // where the first two sizes end
+
+/// First position of a split.
+constexpr int64_t split_begin(int64_t split) {
+  int64_t begin = 0;
+  for (int i = 0; i < 2; ++i) {
+    const int64_t count = (kSplitEnds[i] - begin) / kSplitSizes[i];
+    if (split <= count) return begin + split * kSplitSizes[i];
+    split -= count;
+    begin = kSplitEnds[i];
+  }
+  return begin + split * kSplitSizes[2];
+}
+
+/// The split that holds a position.
+constexpr int64_t split_of(int64_t position) {
+  int64_t begin = 0;
+  int64_t split = 0;
+  for (int i = 0; i < 2; ++i) {
+    if (position < kSplitEnds[i]) return split + (position - begin) / kSplitSizes[i];
+    split += (kSplitEnds[i] - begin) / kSplitSizes[i];
+    begin = kSplitEnds[i];
+  }
+  return split + (position - begin) / kSplitSizes[2];
+}
+
+static_assert(split_begin(split_of(511)) == 384 && split_begin(split_of(512)) == 512 && split_of(4095) == 17 &&
+              split_begin(18) == 4096 && split_of(4096) == 18 && split_begin(split_of(5000)) == 4608);
 
 // Tokens of a sequence that share a decoded block.
 constexpr int32_t kGroupTokens = 4;
@@ -51,7 +80,7 @@ int64_t group_tokens(const int32_t* slots, const int32_t* positions, int64_t n_t
       groups[n++] = {t, 0, slots[t], 0};
     }
     ++groups[n - 1].count;
-    groups[n - 1].n_splits = static_cast<int32_t>(positions[t] / kSplit + 1);
+    groups[n - 1].n_splits = static_cast<int32_t>(split_of(positions[t]) + 1);
   }
   return n;
 }
@@ -118,8 +147,8 @@ struct AttendWork {
     std::fill_n(out.state, group.count * heads(), SoftmaxState{});
     std::fill_n(out.sums, group.count * heads() * args.shape.latent, 0.0f);
     const int32_t last = positions[group.first + group.count - 1];
-    const int64_t end = std::min<int64_t>((split + 1) * kSplit, int64_t{last} + 1);
-    for (int64_t b = split * kSplit / kKvBlockTokens; b * kKvBlockTokens < end; ++b) {
+    const int64_t end = std::min<int64_t>(split_begin(split + 1), int64_t{last} + 1);
+    for (int64_t b = split_begin(split) / kKvBlockTokens; b * kKvBlockTokens < end; ++b) {
       load_block(cache.block(group.slot, b), visible(last, b), worker);
       AheadBytes ahead;
       if (const int64_t n = visible(last, b + 1); n > 0) {
@@ -179,11 +208,11 @@ struct AttendWork {
 
   Partial total_of(const TokenGroup& group) const { return total.at(group.first * heads(), args.shape.latent); }
 
-  // Adds a later split to what came before it, for the tokens that reach so far.
-  void merge(const TokenGroup& group, int64_t split, const Partial& part) const {
+  // Adds a later split to what came before it, for rows [begin, end) of the tokens that reach so far.
+  void merge(const TokenGroup& group, int64_t split, const Partial& part, int64_t begin, int64_t end) const {
     const Partial sum = total_of(group);
-    for (int64_t i = 0; i < group.count * heads(); ++i) {
-      if (positions[group.first + i / heads()] < split * kSplit) continue;
+    for (int64_t i = begin; i < end; ++i) {
+      if (positions[group.first + i / heads()] < split_begin(split)) continue;
       const float largest = std::max(sum.state[i].largest, part.state[i].largest);
       const float keep = std::exp(sum.state[i].largest - largest);
       const float add = std::exp(part.state[i].largest - largest);
@@ -195,9 +224,9 @@ struct AttendWork {
     }
   }
 
-  void finish(const TokenGroup& group) const {
+  void finish(const TokenGroup& group, int64_t begin, int64_t end) const {
     const Partial sum = total_of(group);
-    for (int64_t i = 0; i < group.count * heads(); ++i) {
+    for (int64_t i = begin; i < end; ++i) {
       divide_row(sum.sums + i * args.shape.latent, args.shape.latent, sum.state[i].sum);
     }
   }
@@ -215,9 +244,9 @@ void attend_by_group(Context& ctx, const AttendWork& work, const TokenGroup* gro
       work.run(groups[g], 0, worker, work.total_of(groups[g]));
       for (int64_t split = 1; split < groups[g].n_splits; ++split) {
         work.run(groups[g], split, worker, part);
-        work.merge(groups[g], split, part);
+        work.merge(groups[g], split, part, 0, groups[g].count * work.heads());
       }
-      work.finish(groups[g]);
+      work.finish(groups[g], 0, groups[g].count * work.heads());
     }
   });
 }
@@ -239,14 +268,14 @@ void attend_by_split(Context& ctx, const AttendWork& work, const TokenGroup* gro
       work.run(groups[g], split, worker, split == 0 ? work.total_of(groups[g]) : parts.at(i * rows, latent));
     }
   });
-  ctx.pool.parallel_for(n_groups, [&](int64_t begin, int64_t end, int) {
-    for (int64_t g = begin; g < end; ++g) {
+  for (int64_t g = 0; g < n_groups; ++g) {
+    ctx.pool.parallel_for(groups[g].count * work.heads(), [&](int64_t begin, int64_t end, int) {
       for (int64_t split = 1; split < groups[g].n_splits; ++split) {
-        work.merge(groups[g], split, parts.at((first[g] + split) * rows, latent));
+        work.merge(groups[g], split, parts.at((first[g] + split) * rows, latent), begin, end);
       }
-      work.finish(groups[g]);
-    }
-  });
+      work.finish(groups[g], begin, end);
+    });
+  }
 }
 
 // ---- expanded ----------------------------------------------------------------------------------------------------
