@@ -123,6 +123,17 @@ Setup make_setup(const Contexts& contexts, const MlaShape& shape, KvType type, c
   return setup;
 }
 
+/// The same with a NaN in a cached latent, in a cached rotated key and in a query.
+Setup with_nan(Setup setup) {
+  const auto at = [&](int slot, int position, int k) {
+    return static_cast<size_t>((int64_t{slot} * setup.contexts.longest() + position) * setup.values() + k);
+  };
+  setup.cache[at(2, 70, 3)] = NAN;
+  setup.cache[at(1, 63, setup.shape.latent)] = NAN;
+  setup.q_latent[1] = NAN;
+  return setup;
+}
+
 /// Writes every slot's whole context.
 KvView write_cache(Rig& rig, const Setup& setup) {
   const std::vector<Token> tokens = setup.contexts.tokens();
@@ -506,6 +517,8 @@ std::vector<OpCase> attention_cases() {
     cases.push_back(expanded_case(name, setup));
   }
   cases.push_back(attend_case("LongContexts", long_context));
+  cases.push_back(attend_case("F16Nan", with_nan(f16)));
+  cases.push_back(attend_case("Q8Nan", with_nan(q8)));
   cases.push_back(expanded_case("LongContexts", long_context));
   cases.push_back(rounding_case("F32", KvType::kF32));
   cases.push_back(rounding_case("F16", KvType::kF16));
