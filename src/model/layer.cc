@@ -10,7 +10,7 @@ namespace marlin {
 void Model::layer(Ops& ops, int index, const LayerWeights& weights, const TokenBatch& batch, KvCache& cache) {
   ops.mark(index, "input_layernorm");
   rms_norm(ops, batch.n_tokens, ws_.h, weights.input_norm, config_.rms_norm_eps, ws_.x);
-  attention(ops, index, weights.attention, batch, cache);
+  attention(ops, index, weights, batch, cache);
   ops.mark(index, "attention residual");
   add(ops, batch, config_.hidden_size, ws_.h, ws_.branch);
 
@@ -28,7 +28,8 @@ void Model::layer(Ops& ops, int index, const LayerWeights& weights, const TokenB
 
 // Multi-head latent attention. The cache holds the normed latent c and the rotated k_rope; keys and values of all heads
 // are W_UK c and W_UV c.
-void Model::attention(Ops& ops, int index, const AttentionWeights& weights, const TokenBatch& batch, KvCache& cache) {
+void Model::attention(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, KvCache& cache) {
+  const AttentionWeights& weights = layer.attention;
   const MlaShape shape = config_.mla();
   const Matrix q_rope = columns(ws_.q, shape.nope);
   const Matrix k_rope = columns(ws_.kv_a, shape.latent);
@@ -56,14 +57,15 @@ void Model::attention(Ops& ops, int index, const AttentionWeights& weights, cons
                 .rope = k_rope.data,
                 .rope_stride = k_rope.stride});
 
-  attend(ops, index, weights.kv_b, batch, cache.layer(index));
+  attend(ops, index, layer, batch, cache.layer(index));
   ops.mark(index, "self_attn.o_proj");
   linear(ops, batch, ws_.attention, weights.o, ws_.branch);
 }
 
 // Absorbed: q.(W_UK c) = (W_UK^T q).c, so that all heads attend to the latents themselves. Expanded: K and V are made
 // from the latents first. Both give the same sums in another order.
-void Model::attend(Ops& ops, int index, const LinearWeight& kv_b, const TokenBatch& batch, const KvView& kv) {
+void Model::attend(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, const KvView& kv) {
+  const LinearWeight& kv_b = layer.attention.kv_b;
   const MlaShape shape = config_.mla();
   const double scale = config_.attention_scale();
   if (options_.attention == AttentionForm::kExpanded) {
@@ -87,6 +89,7 @@ void Model::attend(Ops& ops, int index, const LinearWeight& kv_b, const TokenBat
                   .q_head_stride = config_.qk_head_dim(),
                   .out = ws_.q_latent.data});
   ops.mark(index, "self_attn.attend");
+  const auto next = layer.after_attention();
   ops.mla_attend({.batch = &batch,
                   .kv = kv,
                   .shape = shape,
@@ -95,7 +98,8 @@ void Model::attend(Ops& ops, int index, const LinearWeight& kv_b, const TokenBat
                   .q_rope = columns(ws_.q, shape.nope).data,
                   .q_row_stride = ws_.q.stride,
                   .q_head_stride = config_.qk_head_dim(),
-                  .out = ws_.o_latent.data});
+                  .out = ws_.o_latent.data,
+                  .next = next});
   ops.mark(index, "self_attn.unabsorb");
   ops.mla_unabsorb({.rows = batch.n_tokens,
                     .shape = shape,

@@ -84,8 +84,8 @@ class Model {
   TokenBatch upload(Stream& stream, const Step& step);
   int head(Stream& stream, const Step& step);
   void layer(Ops& ops, int index, const LayerWeights& weights, const TokenBatch& batch, KvCache& cache);
-  void attention(Ops& ops, int index, const AttentionWeights& weights, const TokenBatch& batch, KvCache& cache);
-  void attend(Ops& ops, int index, const LinearWeight& kv_b, const TokenBatch& batch, const KvView& kv);
+  void attention(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, KvCache& cache);
+  void attend(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, const KvView& kv);
   void rope(Ops& ops, const TokenBatch& batch, Matrix x, int heads, int64_t head_stride);
   void swiglu_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& batch, Matrix out);
   void moe(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch);

@@ -1,6 +1,7 @@
 // The model's tensors bound to a device. Names die here: after loading there are only struct fields.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <span>
@@ -36,6 +37,14 @@ struct LayerWeights {
   AttentionWeights attention;
   std::optional<MlpWeights> dense;  // exactly one of dense and moe
   std::optional<MoeWeights> moe;
+
+  /// What every token reads after attention, in order; absent ones are null.
+  std::array<const LinearWeight*, 5> after_attention() const {
+    const MlpWeights* mlp = dense ? &*dense : moe->shared ? &*moe->shared : nullptr;
+    const auto part = [mlp](LinearWeight MlpWeights::*member) { return mlp != nullptr ? &(mlp->*member) : nullptr; };
+    return {&attention.o, moe ? &moe->router : nullptr, part(&MlpWeights::gate), part(&MlpWeights::up),
+            part(&MlpWeights::down)};
+  }
 };
 
 struct MtpWeights {

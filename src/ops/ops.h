@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -239,6 +240,9 @@ struct MlaAttendArgs {
   int64_t q_row_stride = 0;
   int64_t q_head_stride = 0;
   View out;  // act [T, heads, latent]
+  /// Weights that later ops read, in order: a hint to devices that can fetch memory while they compute. Read during the
+  /// call only.
+  std::span<const LinearWeight* const> next = {};
 };
 
 /// out[t, h, :] = W_UV[h] o_latent[t, h, :].

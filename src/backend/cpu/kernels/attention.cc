@@ -2,6 +2,8 @@
 // absolute positions, and fold each block into a running softmax in index order: how many tokens a step has, and where
 // a chunk begins, never shows in a result.
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 
@@ -92,6 +94,44 @@ int attend_bits(const Context& ctx, KvType type) {
   return type == KvType::kQ8 && !ctx.deterministic ? 8 : 16;
 }
 
+/// Weights that the ops after attention read, handed out in pieces to threads that compute: attention over a long
+/// context leaves the memory idle, and what has come into the caches meanwhile need not be waited for later.
+class AheadQueue {
+ public:
+  explicit AheadQueue(const Context& ctx, std::span<const LinearWeight* const> weights) {
+    for (const LinearWeight* weight : weights) {
+      if (weight != nullptr) add(resolve(ctx, *weight));
+    }
+  }
+
+  AheadBytes take() {
+    int64_t at = taken_.fetch_add(kPieceBytes, std::memory_order_relaxed);
+    for (int i = 0; i < n_parts_; ++i) {
+      const AheadBytes& part = parts_[static_cast<size_t>(i)];
+      if (at < part.size) return {static_cast<const char*>(part.data) + at, std::min(kPieceBytes, part.size - at)};
+      at -= (part.size + kPieceBytes - 1) / kPieceBytes * kPieceBytes;
+    }
+    return {};
+  }
+
+ private:
+  // As much as a thread can fetch while it computes a block for one token.
+  static constexpr int64_t kPieceBytes = int64_t{64} << 10;
+
+  void add(const Weight& weight) {
+    const int64_t values = weight.out_features * weight.in_features;
+    if (weight.plain != nullptr) add(weight.plain, values * static_cast<int64_t>(dtype_size(weight.plain_type)));
+    for (int i = 0; i < weight.n_planes; ++i) add(weight.planes[i].codes, values / 2);
+  }
+  void add(const void* data, int64_t size) {
+    if (n_parts_ < static_cast<int>(parts_.size())) parts_[static_cast<size_t>(n_parts_++)] = {data, size};
+  }
+
+  std::array<AheadBytes, 8> parts_;
+  int n_parts_ = 0;
+  std::atomic<int64_t> taken_{0};
+};
+
 /// Softmax-weighted sums of some rows: their states, and sums [rows, latent] relative to the state's largest score.
 struct Partial {
   SoftmaxState* state;
@@ -113,6 +153,7 @@ struct AttendWork {
   uint8_t* queries;          // of all rows, as integers or FP32 [values]
   PerWorker<float> scores;   // [kGroupTokens * heads, 64]
   PerWorker<uint8_t> block;  // a panel, or FP32 [64, values]
+  AheadQueue& next;
 
   int64_t heads() const { return args.shape.heads; }
   float* block_rows(int worker) const { return reinterpret_cast<float*>(block[worker]); }
@@ -188,7 +229,7 @@ struct AttendWork {
       for (int64_t i = 0; i < count; ++i) {
         keep[i] = family.fold_scores(score_rows[i], n, static_cast<float>(args.scale), out.state + first + i);
       }
-      family.panel_sums({panel, block[worker], n, score_rows, keep, sum_rows, count});
+      family.panel_sums({panel, block[worker], n, score_rows, keep, sum_rows, count, next.take()});
     }
   }
 
@@ -419,6 +460,9 @@ void mla_attend(Context& ctx, const MlaAttendArgs& args) {
   const int64_t row_bytes = values * int64_t{sizeof(float)};
   const int64_t query_bytes = panel.bits > 0 ? panel_query_bytes(panel) : row_bytes;
   const int64_t block_bytes = panel.bits > 0 ? panel_bytes(panel) : kKvBlockTokens * row_bytes;
+  // Many tokens keep the later ops busy computing: they do not wait for memory.
+  constexpr int kFetchTokens = 4;
+  AheadQueue next(ctx, batch.n_tokens <= kFetchTokens ? args.next : std::span<const LinearWeight* const>{});
   const AttendWork work{ctx.family,
                         args,
                         resolve_kv<const std::byte>(ctx, args.kv, batch),
@@ -430,7 +474,8 @@ void mla_attend(Context& ctx, const MlaAttendArgs& args) {
                         query_bytes,
                         ctx.shared<uint8_t>(Scratch::kQuery, rows * query_bytes),
                         ctx.per_worker<float>(Scratch::kScores, group_rows * kKvBlockTokens),
-                        ctx.per_worker<uint8_t>(Scratch::kRows, block_bytes)};
+                        ctx.per_worker<uint8_t>(Scratch::kRows, block_bytes),
+                        next};
   ctx.pool.parallel_for(rows, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) work.load_query(row);
   });

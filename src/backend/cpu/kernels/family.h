@@ -116,6 +116,7 @@ struct PanelSumsArgs {
   const float* keep;
   float* const* acc;
   int64_t n_x;  // at most kPanelCallRows
+  AheadBytes ahead;
 };
 enum : int64_t { kPanelCallRows = 64 };
 

@@ -391,7 +391,9 @@ void panel_sums(const PanelSumsArgs& args) {
     const __m512 inverse = _mm512_set1_ps(step[j] >= kTiny ? 1.0f / step[j] : 0.0f);
     for (int v = 0; v < 4; ++v) _mm512_store_ps(weights[j] + 16 * v, _mm512_mul_ps(w[v], inverse));
   }
-  for (int64_t g = 0; g < latent_groups(args.shape); ++g) {
+  const int64_t n_groups = latent_groups(args.shape);
+  Ahead ahead(args.ahead, n_groups * ((args.n_x + 3) / 4));
+  for (int64_t g = 0; g < n_groups; ++g) {
     const auto* scales = reinterpret_cast<const float*>(args.panel) + g * kPanelPositions;
     __m512 share[4];  // of the largest scale among the visible positions
     __m512 m = _mm512_setzero_ps();
@@ -410,9 +412,14 @@ void panel_sums(const PanelSumsArgs& args) {
       store_weights<kBits>(group.rows[j], w);
       group.factor[j] = step[j] * largest_scale;
     }
-    int64_t j = 0;
-    for (; j + 4 <= args.n_x; j += 4) sum_tile<kBits, 4>(args, group, g, j);
-    for (; j < args.n_x; ++j) sum_tile<kBits, 1>(args, group, g, j);
+    for (int64_t j = 0; j < args.n_x; j += 4) {
+      ahead.fetch();
+      if (j + 4 <= args.n_x) {
+        sum_tile<kBits, 4>(args, group, g, j);
+      } else {
+        for (int64_t i = j; i < args.n_x; ++i) sum_tile<kBits, 1>(args, group, g, i);
+      }
+    }
   }
 }
 
