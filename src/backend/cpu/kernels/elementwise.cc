@@ -5,7 +5,6 @@
 
 #include "backend/cpu/kernels/dot.h"
 #include "backend/cpu/kernels/kernels.h"
-#include "backend/cpu/kernels/scalar.h"
 #include "backend/cpu/kernels/weights.h"
 
 namespace marlin::cpu {
@@ -90,7 +89,7 @@ void swiglu(Context& ctx, const SwigluArgs& args) {
   const float* up = ctx.in<float>(args.up, count);
   float* out = ctx.out<float>(args.out, count);
   ctx.pool.parallel_for(count, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) out[i] = silu_times(gate[i], up[i]);
+    ctx.family.swiglu(gate + begin, up + begin, end - begin, out + begin);
   });
 }
 

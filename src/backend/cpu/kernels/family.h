@@ -129,6 +129,8 @@ struct Family {
   float (*fold_scores)(float* scores, int64_t n, float scale, SoftmaxState* state);
   /// Sum of exp((x[i] - largest) * scale), where no x[i] is above `largest`.
   float (*sum_exp)(const float* x, int64_t n, float largest, float scale);
+  /// out[i] = silu(gate[i]) * up[i]; out may be gate or up.
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
   void (*decode_f16)(const uint16_t* in, int64_t count, float* out);
   void (*decode_bf16)(const uint16_t* in, int64_t count, float* out);
   /// `count` values, a multiple of group_size, of one plane; `add` adds them to out.
@@ -150,6 +152,7 @@ struct Family {
 
 float fold_scores_portable(float* scores, int64_t n, float scale, SoftmaxState* state);
 float sum_exp_portable(const float* x, int64_t n, float largest, float scale);
+void swiglu_portable(const float* gate, const float* up, int64_t n, float* out);
 
 extern const Family kPortableFamily;
 #if defined(__x86_64__)

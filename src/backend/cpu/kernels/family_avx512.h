@@ -9,6 +9,7 @@ void dot_avx512(const DotArgs& args);
 void accumulate_avx512(const AccumulateArgs& args);
 float fold_scores_avx512(float* scores, int64_t n, float scale, SoftmaxState* state);
 float sum_exp_avx512(const float* x, int64_t n, float largest, float scale);
+void swiglu_avx512(const float* gate, const float* up, int64_t n, float* out);
 void decode_f16_avx512(const uint16_t* in, int64_t count, float* out);
 void decode_bf16_avx512(const uint16_t* in, int64_t count, float* out);
 void decode_fp4_avx512(const uint8_t* codes, const uint16_t* scales, int group_size, int64_t count, bool add,

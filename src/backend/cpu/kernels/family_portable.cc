@@ -101,8 +101,12 @@ float sum_exp_portable(const float* x, int64_t n, float largest, float scale) {
   return static_cast<float>(sum);
 }
 
-const Family kPortableFamily = {"portable",       dot_rows,   accumulate,  fold_scores_portable,
-                                sum_exp_portable, decode_f16, decode_bf16, decode_fp4,
-                                nullptr,          nullptr,    nullptr};
+void swiglu_portable(const float* gate, const float* up, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+const Family kPortableFamily = {"portable",       dot_rows,        accumulate, fold_scores_portable,
+                                sum_exp_portable, swiglu_portable, decode_f16, decode_bf16,
+                                decode_fp4,       nullptr,         nullptr,    nullptr};
 
 }  // namespace marlin::cpu

@@ -224,6 +224,20 @@ float sum_exp_avx512(const float* x, int64_t n, float largest, float scale) {
   return sum_lanes(sum);
 }
 
+void swiglu_avx512(const float* gate, const float* up, int64_t n, float* out) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m512 x = _mm512_maskz_loadu_ps(mask, gate + i);
+    // sigmoid(x) = 1 / (1 + e) for x >= 0 and e / (1 + e) below, with e = exp(-|x|).
+    const __m512 e = exp_negative(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(x)));
+    const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+    const __m512 sigmoid = _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
+    const __m512 silu = _mm512_mul_ps(x, sigmoid);
+    _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
+  }
+}
+
 void fp4_accumulate_avx512(const Fp4AccumulateArgs& args) {
   int64_t k = 0;
   for (; k + 256 <= args.width; k += 256) fp4_accumulate_columns<8>(args, k);

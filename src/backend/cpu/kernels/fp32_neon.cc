@@ -221,8 +221,8 @@ void split_neon(const float* x, int64_t n, uint8_t* out) {
   }
 }
 
-const Family kNeonFamily = {"neon",           dot_neon,        accumulate_neon,    fold_scores_portable,
-                            sum_exp_portable, decode_f16_neon, decode_bf16_neon,   decode_fp4_neon,
-                            nullptr,          nullptr,         fp4_accumulate_neon};
+const Family kNeonFamily = {"neon",           dot_neon,        accumulate_neon, fold_scores_portable,
+                            sum_exp_portable, swiglu_portable, decode_f16_neon, decode_bf16_neon,
+                            decode_fp4_neon,  nullptr,         nullptr,         fp4_accumulate_neon};
 
 }  // namespace marlin::cpu

@@ -166,8 +166,7 @@ struct FusedWork {
     linear_rows(
         up_weight, first, first + n, count, decoded[worker], x_row, [&](int64_t i) { return u + i * tile_rows; }, next);
     for (int64_t i = 0; i < count; ++i) {
-      float* to = hidden_row(i) + first;
-      for (int64_t r = 0; r < n; ++r) to[r] = silu_times(g[i * tile_rows + r], u[i * tile_rows + r]);
+      ctx.family.swiglu(g + i * tile_rows, u + i * tile_rows, n, hidden_row(i) + first);
     }
   }
 
@@ -206,11 +205,8 @@ struct FusedWork {
           [&](int64_t t) { return row(t, args.top_k); }, [&](int64_t t) { return shared + t * tile_rows; });
     }
     for (int64_t t = 0; t < args.rows; ++t) {
-      float* to = out + t * width + first;
-      for (int64_t r = 0; r < n; ++r) {
-        to[r] = rank_sum(weights + t * args.top_k, routed + t * args.top_k * tile_rows + r, tile_rows, args.top_k);
-        if (args.shared_down != nullptr) to[r] += shared[t * tile_rows + r];
-      }
+      rank_sums(weights + t * args.top_k, routed + t * args.top_k * tile_rows, tile_rows, args.top_k,
+                args.shared_down != nullptr ? shared + t * tile_rows : nullptr, n, out + t * width + first);
     }
   }
 };
@@ -283,11 +279,8 @@ void expert_sum(Context& ctx, const ExpertSumArgs& args) {
   float* out = ctx.out<float>(args.out, args.rows * args.width);
   ctx.pool.parallel_for(args.rows, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
-      for (int64_t i = 0; i < args.width; ++i) {
-        float sum = rank_sum(weights + t * args.top_k, y + t * args.top_k * args.width + i, args.width, args.top_k);
-        if (shared != nullptr) sum += shared[t * args.width + i];
-        out[t * args.width + i] = sum;
-      }
+      rank_sums(weights + t * args.top_k, y + t * args.top_k * args.width, args.width, args.top_k,
+                shared != nullptr ? shared + t * args.width : nullptr, args.width, out + t * args.width);
     }
   });
 }

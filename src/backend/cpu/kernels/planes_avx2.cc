@@ -79,8 +79,8 @@ void split_avx2(const float* x, int64_t n, uint8_t* out) {
   *factors = split_block(padded, block);
 }
 
-const Family kAvx2Family = {"avx2",           dot_avx2,        accumulate_avx2,    fold_scores_portable,
-                            sum_exp_portable, decode_f16_avx2, decode_bf16_avx2,   decode_fp4_avx2,
-                            split_avx2,       fp4_dot,         fp4_accumulate_avx2};
+const Family kAvx2Family = {"avx2",           dot_avx2,        accumulate_avx2, fold_scores_portable,
+                            sum_exp_portable, swiglu_portable, decode_f16_avx2, decode_bf16_avx2,
+                            decode_fp4_avx2,  split_avx2,      fp4_dot,         fp4_accumulate_avx2};
 
 }  // namespace marlin::cpu

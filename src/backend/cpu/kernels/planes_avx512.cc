@@ -424,9 +424,9 @@ void fp4_dot_avx512(const Fp4DotArgs& args) {
   }
 }
 
-const Family kAvx512Family = {"avx512vnni",    dot_avx512,          accumulate_avx512,     fold_scores_avx512,
-                              sum_exp_avx512,  decode_f16_avx512,   decode_bf16_avx512,    decode_fp4_avx512,
-                              split_avx512,    fp4_dot_avx512,      fp4_accumulate_avx512, panel_query_avx512,
-                              kv_panel_avx512, panel_scores_avx512, panel_sums_avx512};
+const Family kAvx512Family = {"avx512vnni",       dot_avx512,      accumulate_avx512,   fold_scores_avx512,
+                              sum_exp_avx512,     swiglu_avx512,   decode_f16_avx512,   decode_bf16_avx512,
+                              decode_fp4_avx512,  split_avx512,    fp4_dot_avx512,      fp4_accumulate_avx512,
+                              panel_query_avx512, kv_panel_avx512, panel_scores_avx512, panel_sums_avx512};
 
 }  // namespace marlin::cpu

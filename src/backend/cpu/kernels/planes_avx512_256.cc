@@ -5,8 +5,8 @@
 
 namespace marlin::cpu {
 
-const Family kAvx512Vnni256Family = {"avx512vnni_256", dot_avx2,        accumulate_avx2,    fold_scores_portable,
-                                     sum_exp_portable, decode_f16_avx2, decode_bf16_avx2,   decode_fp4_avx2,
-                                     split_avx2,       fp4_dot,         fp4_accumulate_avx2};
+const Family kAvx512Vnni256Family = {"avx512vnni_256", dot_avx2,        accumulate_avx2, fold_scores_portable,
+                                     sum_exp_portable, swiglu_portable, decode_f16_avx2, decode_bf16_avx2,
+                                     decode_fp4_avx2,  split_avx2,      fp4_dot,         fp4_accumulate_avx2};
 
 }  // namespace marlin::cpu

@@ -4,8 +4,8 @@
 
 namespace marlin::cpu {
 
-const Family kAvxVnniFamily = {"avxvnni",        dot_avx2,        accumulate_avx2,    fold_scores_portable,
-                               sum_exp_portable, decode_f16_avx2, decode_bf16_avx2,   decode_fp4_avx2,
-                               split_avx2,       fp4_dot,         fp4_accumulate_avx2};
+const Family kAvxVnniFamily = {"avxvnni",        dot_avx2,        accumulate_avx2, fold_scores_portable,
+                               sum_exp_portable, swiglu_portable, decode_f16_avx2, decode_bf16_avx2,
+                               decode_fp4_avx2,  split_avx2,      fp4_dot,         fp4_accumulate_avx2};
 
 }  // namespace marlin::cpu

@@ -260,8 +260,8 @@ void fp4_dot_dotprod(const Fp4DotArgs& args) {
   args.high_only ? fp4_dot<true>(args) : fp4_dot<false>(args);
 }
 
-const Family kDotprodFamily = {"neon_dotprod",   dot_neon,        accumulate_neon,    fold_scores_portable,
-                               sum_exp_portable, decode_f16_neon, decode_bf16_neon,   decode_fp4_neon,
-                               split_neon,       fp4_dot_dotprod, fp4_accumulate_neon};
+const Family kDotprodFamily = {"neon_dotprod",   dot_neon,        accumulate_neon, fold_scores_portable,
+                               sum_exp_portable, swiglu_portable, decode_f16_neon, decode_bf16_neon,
+                               decode_fp4_neon,  split_neon,      fp4_dot_dotprod, fp4_accumulate_neon};
 
 }  // namespace marlin::cpu

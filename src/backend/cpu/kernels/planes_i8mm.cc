@@ -164,8 +164,8 @@ void fp4_dot_i8mm(const Fp4DotArgs& args) {
   args.high_only ? panel<true>(args) : panel<false>(args);
 }
 
-const Family kI8mmFamily = {"neon_i8mm",      dot_neon,        accumulate_neon,    fold_scores_portable,
-                            sum_exp_portable, decode_f16_neon, decode_bf16_neon,   decode_fp4_neon,
-                            split_neon,       fp4_dot_i8mm,    fp4_accumulate_neon};
+const Family kI8mmFamily = {"neon_i8mm",      dot_neon,        accumulate_neon, fold_scores_portable,
+                            sum_exp_portable, swiglu_portable, decode_f16_neon, decode_bf16_neon,
+                            decode_fp4_neon,  split_neon,      fp4_dot_i8mm,    fp4_accumulate_neon};
 
 }  // namespace marlin::cpu

@@ -6,19 +6,18 @@
 
 namespace marlin::cpu {
 
-inline float silu_times(float gate, float up) {
-  return gate / (1.0f + std::exp(-gate)) * up;
-}
-
 inline float sigmoid(float x) {
   return 1.0f / (1.0f + std::exp(-x));
 }
 
-/// sum_j weights[j] * y[j * stride] in rank order.
-inline float rank_sum(const float* weights, const float* y, int64_t stride, int top_k) {
-  float sum = weights[0] * y[0];
-  for (int j = 1; j < top_k; ++j) sum += weights[j] * y[j * stride];
-  return sum;
+/// out[i] = sum_j weights[j] * y[j * stride + i] in rank order, then + shared[i] unless null.
+inline void rank_sums(const float* weights, const float* y, int64_t stride, int top_k, const float* shared, int64_t n,
+                      float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = weights[0] * y[i];
+  for (int j = 1; j < top_k; ++j) {
+    for (int64_t i = 0; i < n; ++i) out[i] += weights[j] * y[j * stride + i];
+  }
+  for (int64_t i = 0; shared != nullptr && i < n; ++i) out[i] += shared[i];
 }
 
 }  // namespace marlin::cpu
