@@ -75,6 +75,9 @@ class Device {
   /// the CPU and in unified memory, uploaded elsewhere. Read only.
   virtual std::unique_ptr<Buffer> bind(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
+  /// Call it in the thread that will enqueue this device's ops, if that is no thread of a user of the library: the
+  /// device may move it to a processor core for good.
+  virtual void adopt_thread() {}
 };
 
 struct DeviceOptions {

@@ -95,6 +95,7 @@ EngineStats Worker::stats() const {
 }
 
 void Worker::run() {
+  model_->device().adopt_thread();
   while (take_arrivals()) {
     try {
       end_cancelled();

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "backend/cpu/cpu_buffer.h"
 #include "backend/cpu/kernels/family.h"
@@ -53,8 +54,8 @@ enum class Scratch {
 
 class Context {
  public:
-  Context(int n_threads, const Family& kernels, bool one_class)
-      : family(kernels), deterministic(one_class), pool(n_threads) {}
+  Context(const std::vector<ThreadPlace>& places, const Family& kernels, bool one_class)
+      : family(kernels), deterministic(one_class), pool(places) {}
 
   const Family& family;
   const bool deterministic;  // a token's role chooses no precision

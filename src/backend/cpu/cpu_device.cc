@@ -8,6 +8,7 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "backend/cpu/context.h"
 #include "backend/cpu/cpu_buffer.h"
@@ -43,7 +44,8 @@ namespace {
 
 /// What the device's streams share. The lock is held for an op at a time: streams of different threads take turns.
 struct Engine {
-  Engine(int n_threads, const Family& family, bool deterministic) : context(n_threads, family, deterministic) {}
+  Engine(const std::vector<ThreadPlace>& places, const Family& family, bool deterministic)
+      : context(places, family, deterministic) {}
   std::mutex mutex;
   Context context;
 };
@@ -114,7 +116,8 @@ class CpuStream : public Stream {
 class CpuDevice : public Device {
  public:
   CpuDevice(int n_threads, const Family& family, bool deterministic)
-      : engine_(std::make_shared<Engine>(n_threads, family, deterministic)) {
+      : places_(place_threads(n_threads, affinity_cores())),
+        engine_(std::make_shared<Engine>(places_, family, deterministic)) {
     info_.name = "cpu";
     info_.description = fmt::format("{}, {} {}, {} kernels", processor_name(), n_threads,
                                     n_threads == 1 ? "thread" : "threads", family.name);
@@ -136,7 +139,10 @@ class CpuDevice : public Device {
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CpuStream>(engine_); }
 
+  void adopt_thread() override { take_place(places_.front()); }
+
  private:
+  std::vector<ThreadPlace> places_;
   std::shared_ptr<Engine> engine_;
   DeviceInfo info_;
 };
