@@ -46,7 +46,8 @@ class KvCache {
 /// One timeline of positions 0…length-1 in the pool. Movable; releases its blocks when it goes.
 class KvSequence {
  public:
-  explicit KvSequence(KvCache& cache) : cache_(&cache) {}
+  /// Has room for the name of every block from the start, so that no step allocates.
+  explicit KvSequence(KvCache& cache) : cache_(&cache) { blocks_.reserve(static_cast<size_t>(cache.n_blocks())); }
   ~KvSequence() { clear(); }
   KvSequence(KvSequence&& other) noexcept;
   KvSequence& operator=(KvSequence&& other) noexcept;

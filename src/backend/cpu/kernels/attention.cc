@@ -65,6 +65,7 @@ static_assert(split_begin(split_of(511)) == 384 && split_begin(split_of(512)) ==
 constexpr int32_t kGroupTokens = 4;
 
 // Partial results of a step that may lie in memory at once, in bytes; a step with more walks its splits one by one.
+// Asked for at once, of which the system gives what is used: else each split that a context grows by would allocate.
 constexpr int64_t kPartialBytes = int64_t{64} << 20;
 
 /// Neighbouring tokens of one sequence.
@@ -293,12 +294,12 @@ void attend_by_group(Context& ctx, const AttendWork& work, const TokenGroup* gro
 }
 
 /// Few groups of long contexts: the threads share the splits, which are merged in the same order as above.
-void attend_by_split(Context& ctx, const AttendWork& work, const TokenGroup* groups, int64_t n_groups,
-                     int64_t n_splits) {
+void attend_by_split(Context& ctx, const AttendWork& work, const TokenGroup* groups, int64_t n_groups, int64_t n_splits,
+                     int64_t most_splits) {
   const int64_t rows = kGroupTokens * work.heads();
   const int64_t latent = work.args.shape.latent;
-  const Partial parts{ctx.shared<SoftmaxState>(Scratch::kPartialState, n_splits * rows),
-                      ctx.shared<float>(Scratch::kPartialSums, n_splits * rows * latent)};
+  const Partial parts{ctx.shared<SoftmaxState>(Scratch::kPartialState, most_splits * rows),
+                      ctx.shared<float>(Scratch::kPartialSums, most_splits * rows * latent)};
   auto* first = ctx.shared<int32_t>(Scratch::kOffsets, n_groups + 1);  // of each group's splits
   first[0] = 0;
   for (int64_t g = 0; g < n_groups; ++g) first[g + 1] = first[g] + groups[g].n_splits;
@@ -484,9 +485,9 @@ void mla_attend(Context& ctx, const MlaAttendArgs& args) {
       group_tokens(ctx.in<int32_t>(batch.slots, batch.n_tokens), work.positions, batch.n_tokens, groups);
   const int64_t n_splits = std::accumulate(groups, groups + n_groups, int64_t{0},
                                            [](int64_t n, const TokenGroup& g) { return n + g.n_splits; });
-  const int64_t split_bytes = group_rows * (s.latent + 2) * int64_t{sizeof(float)};
-  if (n_groups < 4 * ctx.pool.size() && n_splits > n_groups && n_splits * split_bytes <= kPartialBytes) {
-    attend_by_split(ctx, work, groups, n_groups, n_splits);
+  const int64_t most_splits = kPartialBytes / (group_rows * (s.latent + 2) * int64_t{sizeof(float)});
+  if (n_groups < 4 * ctx.pool.size() && n_splits > n_groups && n_splits <= most_splits) {
+    attend_by_split(ctx, work, groups, n_groups, n_splits, most_splits);
   } else {
     attend_by_group(ctx, work, groups, n_groups);
   }
