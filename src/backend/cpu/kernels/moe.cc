@@ -142,9 +142,8 @@ struct FusedWork {
   float* out;
   int64_t width;         // of x and out
   int64_t intermediate;  // of hidden
-  int64_t tile_rows;
   PerWorker<uint8_t> decoded;
-  PerWorker<float> tile;  // [2, rows, tile_rows] of gate and up; [pairs + rows, tile_rows] of down
+  PerWorker<float> tile;  // [2, rows, n] of gate and up; [pairs + rows, n] of down
 
   int64_t slots() const { return args.top_k + 1; }
 
@@ -159,14 +158,14 @@ struct FusedWork {
   void gate_up(const LinearWeight& gate, const LinearWeight& up, int64_t first, int64_t n, int64_t count, int worker,
                const XRow& x_row, const HiddenRow& hidden_row, const NextRows& next) const {
     float* g = tile[worker];
-    float* u = g + count * tile_rows;
+    float* u = g + count * n;
     const Weight up_weight = resolve(ctx, up);
     linear_rows(resolve(ctx, gate), first, first + n, count, decoded[worker], x_row,
-                [&](int64_t i) { return g + i * tile_rows; }, {up_weight, first});
+                [&](int64_t i) { return g + i * n; }, {up_weight, first});
     linear_rows(
-        up_weight, first, first + n, count, decoded[worker], x_row, [&](int64_t i) { return u + i * tile_rows; }, next);
+        up_weight, first, first + n, count, decoded[worker], x_row, [&](int64_t i) { return u + i * n; }, next);
     for (int64_t i = 0; i < count; ++i) {
-      ctx.family.swiglu(g + i * tile_rows, u + i * tile_rows, n, hidden_row(i) + first);
+      ctx.family.swiglu(g + i * n, u + i * n, n, hidden_row(i) + first);
     }
   }
 
@@ -190,23 +189,22 @@ struct FusedWork {
       const int64_t i = t * slots() + slot;
       return activated.row(i * intermediate, i, t);
     };
-    float* routed = tile[worker];  // [rows, top_k, tile_rows]
-    float* shared = routed + int64_t{args.rows} * args.top_k * tile_rows;
+    float* routed = tile[worker];  // [rows, top_k, n]
+    float* shared = routed + int64_t{args.rows} * args.top_k * n;
     for_experts(groups, [&](int e, int following, const int32_t* pairs, int64_t count) {
       linear_rows(
           resolve(ctx, args.down->experts[static_cast<size_t>(e)]), first, first + n, count, decoded[worker],
           [&](int64_t i) { return row(pairs[i] / args.top_k, pairs[i] % args.top_k); },
-          [&](int64_t i) { return routed + pairs[i] * tile_rows; },
-          rows_of(*args.down, following, args.shared_down, first));
+          [&](int64_t i) { return routed + pairs[i] * n; }, rows_of(*args.down, following, args.shared_down, first));
     });
     if (args.shared_down != nullptr) {
       linear_rows(
           resolve(ctx, *args.shared_down), first, first + n, args.rows, decoded[worker],
-          [&](int64_t t) { return row(t, args.top_k); }, [&](int64_t t) { return shared + t * tile_rows; });
+          [&](int64_t t) { return row(t, args.top_k); }, [&](int64_t t) { return shared + t * n; });
     }
     for (int64_t t = 0; t < args.rows; ++t) {
-      rank_sums(weights + t * args.top_k, routed + t * args.top_k * tile_rows, tile_rows, args.top_k,
-                args.shared_down != nullptr ? shared + t * tile_rows : nullptr, n, out + t * width + first);
+      rank_sums(weights + t * args.top_k, routed + t * args.top_k * n, n, args.top_k,
+                args.shared_down != nullptr ? shared + t * n : nullptr, n, out + t * width + first);
     }
   }
 };
@@ -299,24 +297,27 @@ void fused_moe(Context& ctx, const FusedMoeArgs& args) {
                             (args.shared_down != nullptr && uses_planes(family, *args.shared_down));
   const float* x = ctx.in<float>(args.x, extent(args.rows, args.x_stride, width));
   const uint8_t* roles = plane_roles(ctx, args.roles, args.rows);
-  const int64_t tile = tile_rows(std::min(width, intermediate), args.rows, ctx.pool.size());
-  const FusedWork work{args,
-                       ctx,
-                       group_by_expert(ctx, ids, n_pairs, static_cast<int>(args.gate->experts.size())),
-                       split_rows(ctx, Scratch::kPlanes, split_x, x, args.rows, width, roles,
-                                  [&](int64_t t) { return t * args.x_stride; }),
-                       ctx.in<float>(args.weights, n_pairs),
-                       ctx.out<float>(args.hidden, (n_pairs + args.rows) * intermediate),
-                       ctx.out<float>(args.out, args.rows * width),
-                       width,
-                       intermediate,
-                       tile,
-                       ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(std::max(width, intermediate))),
-                       ctx.per_worker<float>(Scratch::kRows, 2 * (n_pairs + args.rows) * tile)};
-  for_tiles(ctx.pool, intermediate, tile, [&](int64_t first, int64_t n, int w) { work.first_half(first, n, w); });
+  // Each half has its own, so that threads get equal numbers of them.
+  const int64_t first_tile = tile_rows(intermediate, args.rows, ctx.pool.size());
+  const int64_t second_tile = tile_rows(width, args.rows, ctx.pool.size());
+  const FusedWork work{
+      args,
+      ctx,
+      group_by_expert(ctx, ids, n_pairs, static_cast<int>(args.gate->experts.size())),
+      split_rows(ctx, Scratch::kPlanes, split_x, x, args.rows, width, roles,
+                 [&](int64_t t) { return t * args.x_stride; }),
+      ctx.in<float>(args.weights, n_pairs),
+      ctx.out<float>(args.hidden, (n_pairs + args.rows) * intermediate),
+      ctx.out<float>(args.out, args.rows * width),
+      width,
+      intermediate,
+      ctx.per_worker<uint8_t>(Scratch::kWeights, linear_scratch(std::max(width, intermediate))),
+      ctx.per_worker<float>(Scratch::kRows, 2 * (n_pairs + args.rows) * std::max(first_tile, second_tile))};
+  for_tiles(ctx.pool, intermediate, first_tile, [&](int64_t first, int64_t n, int w) { work.first_half(first, n, w); });
   const TokenRows activated = split_rows(ctx, Scratch::kHiddenPlanes, split_hidden, work.hidden, n_pairs + args.rows,
                                          intermediate, roles, [&](int64_t i) { return i * intermediate; });
-  for_tiles(ctx.pool, width, tile, [&](int64_t first, int64_t n, int w) { work.second_half(activated, first, n, w); });
+  for_tiles(ctx.pool, width, second_tile,
+            [&](int64_t first, int64_t n, int w) { work.second_half(activated, first, n, w); });
 }
 
 }  // namespace marlin::cpu
