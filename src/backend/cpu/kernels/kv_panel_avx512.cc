@@ -40,7 +40,7 @@ inline __m512i multiply_add(__m512i sum, __m512i a, __m512i b) {
   return kBits == 8 ? _mm512_dpbusd_epi32(sum, a, b) : _mm512_dpwssd_epi32(sum, a, b);
 }
 
-/// Stores 16 integers in kBits each; unsigned ones as 8 bits saturate.
+/// Stores 16 integers in kBits each.
 template <int kBits>
 inline void store_integers(uint8_t* to, __m512i v) {
   if constexpr (kBits == 8) {
