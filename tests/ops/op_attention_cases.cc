@@ -185,6 +185,7 @@ constexpr double kScale = 0.0625;
 std::vector<double> query_of(const Setup& setup, int64_t head) {
   const MlaShape& s = setup.shape;
   std::vector<double> q;
+  q.reserve(static_cast<size_t>(setup.values()));
   for (int k = 0; k < s.latent; ++k) q.push_back(setup.q_latent[static_cast<size_t>(head * s.latent + k)]);
   for (int k = 0; k < s.rope; ++k) q.push_back(setup.q[static_cast<size_t>(head * setup.key() + s.nope + k)]);
   return q;
