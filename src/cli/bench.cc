@@ -44,7 +44,7 @@ from the prefix cache (that nothing but the last partial block of 64 is computed
           an expectation (marked ~): experts are taken at random, E * (1 - (1 - k/E)^batch) of them in a layer.
   %       of the memory bandwidth that --roofline measures in the same run (CPU only): the median of read-only
           passes over 1 GiB or 4 times the last-level cache, whichever is more, by as many threads, before the
-          first and after every test.
+          first and after every test; of plain passes and passes that ask for memory ahead, the faster.
 
 The program ends when the one that started it does, and does not run where CI is set unless --allow-ci says so:
 figures of a machine shared with others mean little.)";
