@@ -257,7 +257,7 @@ class Parser {
       return literal(line, Value::string(text, true));
     }
     if (is(TokenKind::kInteger)) return literal(line, parse_integer(next().text));
-    if (is(TokenKind::kFloat)) return literal(line, Value::number(Json::parse(next().text).get<double>()));
+    if (is(TokenKind::kFloat)) return literal(line, parse_float(next().text));
     if (is(TokenKind::kName)) return parse_name();
     if (skip_operator("(")) {
       ExprPtr expr = parse_tuple(true, true);
@@ -283,6 +283,15 @@ class Parser {
       }
     }
     return Value::integer(value);
+  }
+
+  // JSON knows no leading zeros, and no number beyond a double's range.
+  Value parse_float(const std::string& text) const {
+    size_t begin = 0;
+    while (text[begin] == '0' && begin + 1 < text.size() && text[begin + 1] >= '0' && text[begin + 1] <= '9') ++begin;
+    const Json value = Json::parse(text.substr(begin), nullptr, false);
+    if (!value.is_number()) fail(fmt::format("the number {} is too large", text));
+    return Value::number(value.get<double>());
   }
 
   ExprPtr parse_name() {

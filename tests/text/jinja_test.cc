@@ -112,6 +112,11 @@ TEST(Jinja, ErrorsNameTheLine) {
   EXPECT_EQ(syntax("{% include 'x' %}"), "t:1: the tag 'include' is not supported");
   EXPECT_EQ(syntax("{{ 99999999999999999999999999999999999999999 }}"),
             "t:1: the number 99999999999999999999999999999999999999999 is too large");
+  EXPECT_EQ(syntax("{{ 1e999 }}"), "t:1: the number 1e999 is too large");
+}
+
+TEST(Jinja, FloatsMayBeginWithZeros) {
+  EXPECT_EQ(render("{{ 00.5 }} {{ 007.25e1 }} {{ 0.5 }} {{ 0e1 }} {{ 00e1 }}"), "0.5 72.5 0.5 0.0 0.0");
 }
 
 TEST(Jinja, Limits) {
