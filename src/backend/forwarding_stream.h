@@ -1,5 +1,5 @@
 // A stream that passes everything on to another one. Decorators (checking, tracing, test mutations) override what they
-// are about.
+// are about. It has no fused layer, so that decorators see every part of a layer.
 #pragma once
 
 #include "backend/backend.h"

@@ -11,10 +11,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "base/check.h"
 #include "format/dtype.h"
 
 namespace marlin {
@@ -78,6 +80,13 @@ struct VectorWeight {
 
 // ---- the ragged batch and the paged cache --------------------------------------------------------------------------
 
+/// The roles of an op's rows, and what the host knows about them: devices that compute the classes by different kernels
+/// leave out the one that no row needs. Both flags may be set in vain.
+struct RoleView : View {  // U8 [rows]; none = decode
+  bool any_prompt = true;
+  bool any_decode = true;
+};
+
 /// T tokens of any sequences in one step, as device buffers. Tokens of one sequence stand in ascending position. A
 /// token attends to all positions of its slot up to its own, those of earlier tokens in the same step included.
 struct TokenBatch {
@@ -85,7 +94,7 @@ struct TokenBatch {
   View ids;           // I32 [T]
   View positions;     // I32 [T]
   View slots;         // I32 [T], row of block_tables
-  View roles;         // U8 [T], Role
+  RoleView roles;     // U8 [T], Role
   View block_tables;  // I32 [n_slots, blocks_per_slot]: physical block of positions [64 b, 64 b + 64)
   int n_slots = 0;
   int blocks_per_slot = 0;
@@ -170,7 +179,7 @@ struct LinearArgs {
   View x;
   int64_t x_stride = 0;
   const LinearWeight* weight = nullptr;
-  View roles;  // U8 [rows]; none = decode
+  RoleView roles;
   View out;
   int64_t out_stride = 0;
 };
@@ -222,7 +231,7 @@ struct MlaAbsorbArgs {
   int rows = 0;
   MlaShape shape;
   const LinearWeight* kv_b = nullptr;
-  View roles;
+  RoleView roles;
   View q;  // first nope value of row 0, head 0
   int64_t q_row_stride = 0;
   int64_t q_head_stride = 0;
@@ -250,7 +259,7 @@ struct MlaUnabsorbArgs {
   int rows = 0;
   MlaShape shape;
   const LinearWeight* kv_b = nullptr;
-  View roles;
+  RoleView roles;
   View o_latent;  // act [rows, heads, latent]
   View out;       // act [rows, heads, value]
 };
@@ -292,7 +301,7 @@ struct ExpertLinearArgs {
   int64_t x_row_stride = 0;
   int64_t x_slot_stride = 0;  // 0: the same input for all chosen experts of a token
   const ExpertBank* bank = nullptr;
-  View roles;
+  RoleView roles;
   View out;  // act [rows, top_k, out_features]
 };
 
@@ -331,9 +340,76 @@ struct FusedMoeArgs {
   const LinearWeight* shared_gate = nullptr;  // all three or none
   const LinearWeight* shared_up = nullptr;
   const LinearWeight* shared_down = nullptr;
-  View roles;
-  View hidden;  // scratch, act [rows, top_k + 1, moe_intermediate]
-  View out;     // act [rows, H]
+  RoleView roles;
+  View hidden;              // scratch, act [rows, top_k + 1, moe_intermediate]
+  View out;                 // act [rows, H]
+  bool add_to_out = false;  // out += the sum; only where Ops::has_fused_layer
+};
+
+// ---- the fused layer: optional, all or none (Ops::has_fused_layer) -------------------------------------------------
+// Each op equals the ops that it names up to rounding. Scratch is undefined afterwards.
+
+/// out_i = W_i rms_norm(x) for one or two weights: rms_norm, linear, linear.
+struct NormedLinearsArgs {
+  int rows = 0;
+  View x;
+  int64_t x_stride = 0;
+  const VectorWeight* gain = nullptr;
+  double eps = 0;
+  View normed;  // scratch, act [rows, width]
+  struct Product {
+    const LinearWeight* weight = nullptr;
+    View out;
+    int64_t out_stride = 0;
+  };
+  Product products[2];
+  int n_products = 1;
+  RoleView roles;
+};
+
+/// What attention needs of a token: q = W_qb rms_norm(q_a) with its rope parts rotated; the cache gets rms_norm(latent)
+/// and the rotated rope part of kv_a. rms_norm, linear, rope; rms_norm, rope, kv_write.
+struct MlaPrepareArgs {
+  const TokenBatch* batch = nullptr;
+  KvView kv;
+  MlaShape shape;
+  double eps = 0;
+  View q_a;  // consumed
+  int64_t q_a_stride = 0;
+  const VectorWeight* q_a_norm = nullptr;
+  const LinearWeight* q_b = nullptr;
+  View kv_a;  // consumed; [latent | rope]
+  int64_t kv_a_stride = 0;
+  const VectorWeight* kv_a_norm = nullptr;
+  View rope_table;
+  double theta = 0;
+  View latent;  // scratch, act [T, latent]
+  View q;       // act [T, heads, nope + rope]
+};
+
+/// Attention in the latent space as one op: mla_absorb, mla_attend, mla_unabsorb.
+struct MlaAbsorbedArgs {
+  const TokenBatch* batch = nullptr;
+  KvView kv;
+  MlaShape shape;
+  const LinearWeight* kv_b = nullptr;
+  double scale = 0;
+  View q;         // act [T, heads, nope + rope], rope rotated
+  View q_latent;  // scratch, act [T, heads, latent]
+  View o_latent;  // scratch, act [T, heads, latent]
+  View out;       // act [T, heads, value]
+};
+
+/// normed = rms_norm(x), logits = router normed, then RouteArgs: rms_norm, linear, route.
+struct NormedRouteArgs {
+  View x;
+  int64_t x_stride = 0;
+  const VectorWeight* gain = nullptr;
+  double eps = 0;
+  View normed;  // act [rows, width]: an output, the experts' input
+  const LinearWeight* router = nullptr;
+  RoleView roles;
+  RouteArgs route;  // its rows are all of the op's; its logits are scratch
 };
 
 /// out[i, :] = x[rows_in[i], :].
@@ -434,6 +510,22 @@ class Ops {
 
   virtual bool has_fused_moe() const { return false; }
   virtual void fused_moe(const FusedMoeArgs& args) = 0;
+
+  /// The fused layer, for devices that pay for every dispatch: a decoded token takes at most 9 of them a layer.
+  virtual bool has_fused_layer() const { return false; }
+  virtual void normed_linears(const NormedLinearsArgs& /*args*/) { not_fused("normed_linears"); }
+  virtual void mla_prepare(const MlaPrepareArgs& /*args*/) { not_fused("mla_prepare"); }
+  virtual void mla_absorbed(const MlaAbsorbedArgs& /*args*/) { not_fused("mla_absorbed"); }
+  virtual void normed_route(const NormedRouteArgs& /*args*/) { not_fused("normed_route"); }
+  /// out += W x + b.
+  virtual void linear_add(const LinearArgs& /*args*/) { not_fused("linear_add"); }
+
+ protected:
+  /// Aborts: nobody may call what has_fused_layer denies.
+  [[noreturn]] static void not_fused(std::string_view op) {
+    MARLIN_CHECK(false, "{} on a device without the fused layer", op);
+    std::abort();
+  }
 };
 
 }  // namespace marlin
