@@ -1,0 +1,88 @@
+// What host and shaders must agree on: function constants and parameter structs. Compiled as C++ by the host and as
+// Metal by the shaders, so members have the same size and alignment in both: 4-byte members, addresses first.
+//
+// Names of shapes: `in` and `out` are features of a weight, `rows` tokens, strides count elements.
+#pragma once
+
+#ifdef __METAL_VERSION__
+#define MARLIN_ADDRESS(type) device const type*
+#else
+#include <cstdint>
+#define MARLIN_ADDRESS(type) uint64_t
+namespace marlin::metal {
+using uint = uint32_t;
+#endif
+
+// ---- function constants: all of type uint --------------------------------------------------------------------------
+// One number means the same in every kernel. A macro, since an attribute takes no enumerator.
+#define FC_FORMAT 0    // of the weight: Format
+#define FC_PLANES 1    // of an FP4 weight: 1 or 2
+#define FC_BIAS 2      // Format of the bias, kNone without one
+#define FC_GAIN 3      // Format of a norm's gain, kNone without a norm
+#define FC_ROWS 4      // tokens that share one reading of a weight: 1, 2 or 4
+#define FC_ROLE 5      // rows to compute: RoleFilter
+#define FC_ADD 6       // 1: add to the output
+#define FC_KV 7        // KvFormat
+#define FC_PRODUCTS 8  // weights that share the input: 1 or 2
+
+enum Format : uint { kFp4 = 0, kBf16 = 1, kF16 = 2, kF32 = 3, kNone = 4 };
+enum KvFormat : uint { kKvF32 = 0, kKvF16 = 1, kKvQ8 = 2 };
+enum RoleFilter : uint { kAllRows = 0, kDecodeRows = 1, kPromptRows = 2 };
+
+// ---- experts -------------------------------------------------------------------------------------------------------
+
+/// Where an expert's weight lies: one entry of the table of a bank. Addresses are what MTLBuffer.gpuAddress counts
+/// from.
+struct ExpertAddress {
+  MARLIN_ADDRESS(unsigned char) codes[2];   // of each plane, or codes[0]: the plain weight
+  MARLIN_ADDRESS(unsigned char) scales[2];  // F16
+  MARLIN_ADDRESS(unsigned char) bias;
+};
+
+// ---- elementwise.metal ---------------------------------------------------------------------------------------------
+
+struct EmbedParams {
+  uint rows;
+  uint width;
+  uint group_size[2];
+  uint out_stride;
+};
+
+struct RmsNormParams {
+  uint rows;
+  uint width;
+  uint x_stride;
+  uint out_stride;
+  float eps;
+};
+
+struct AddParams {
+  uint rows;
+  uint width;
+  uint x_stride;
+  uint y_stride;
+};
+
+struct SwigluParams {
+  uint count;
+};
+
+struct GatherRowsParams {
+  uint rows;
+  uint width;
+  uint x_stride;
+};
+
+struct CopyParams {
+  uint bytes;
+};
+
+struct CheckFiniteParams {
+  uint rows;
+  uint width;
+  uint x_stride;
+};
+
+#ifndef __METAL_VERSION__
+}  // namespace marlin::metal
+#endif
