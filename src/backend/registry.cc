@@ -4,6 +4,9 @@
 #include "backend/cpu/cpu_device.h"
 #include "backend/reference/reference_device.h"
 #include "marlin/error.h"
+#if defined(MARLIN_METAL_NAME)
+#include "backend/metal/device.h"
+#endif
 
 namespace marlin {
 namespace {
@@ -18,10 +21,27 @@ std::string describe(const std::vector<DeviceEntry>& entries) {
   return text;
 }
 
+/// The GPU of a Mac; in builds for tests on other systems the same code over an emulator, as metal-emulated.
+DeviceEntry metal_entry() {
+#if defined(MARLIN_METAL_NAME)
+  static const std::string why_not = metal_why_not();
+  DeviceEntry entry{MARLIN_METAL_NAME, why_not, nullptr};
+  if (why_not.empty()) entry.make = make_metal_device;
+  return entry;
+#else
+  return {"metal", "not built in this version", nullptr};
+#endif
+}
+
+/// The oracle and the emulator are far too slow to be anybody's default.
+bool by_name_only(const DeviceEntry& entry) {
+  return entry.name == "reference" || entry.name == "metal-emulated";
+}
+
 }  // namespace
 
 std::vector<DeviceEntry> device_registry() {
-  return {{"metal", "not built in this version", nullptr},
+  return {metal_entry(),
           {"cuda", "not built in this version", nullptr},
           {"cpu", "", make_cpu_device},
           {"reference", "", make_reference_device}};
@@ -30,8 +50,7 @@ std::vector<DeviceEntry> device_registry() {
 std::unique_ptr<Device> make_device(std::string_view name, const DeviceOptions& options) {
   const std::vector<DeviceEntry> entries = device_registry();
   for (const DeviceEntry& entry : entries) {
-    // The oracle is far too slow to be anybody's default.
-    const bool wanted = name == "auto" ? entry.name != "reference" && entry.make : entry.name == name;
+    const bool wanted = name == "auto" ? !by_name_only(entry) && entry.make : entry.name == name;
     if (!wanted) continue;
     if (entry.make) return entry.make(options);
     throw Error(ErrorCode::kUnsupported,

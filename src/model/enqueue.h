@@ -20,7 +20,7 @@ inline void rms_norm(Ops& ops, int rows, Matrix x, const VectorWeight& gain, dou
 }
 
 /// `roles` none = decode.
-inline void linear(Ops& ops, int rows, View roles, Matrix x, const LinearWeight& weight, Matrix out) {
+inline void linear(Ops& ops, int rows, RoleView roles, Matrix x, const LinearWeight& weight, Matrix out) {
   ops.linear({.rows = rows,
               .x = x.data,
               .x_stride = x.stride,
@@ -32,6 +32,17 @@ inline void linear(Ops& ops, int rows, View roles, Matrix x, const LinearWeight&
 
 inline void linear(Ops& ops, const TokenBatch& batch, Matrix x, const LinearWeight& weight, Matrix out) {
   linear(ops, batch.n_tokens, batch.roles, x, weight, out);
+}
+
+/// out += W x.
+inline void linear_add(Ops& ops, const TokenBatch& batch, Matrix x, const LinearWeight& weight, Matrix out) {
+  ops.linear_add({.rows = batch.n_tokens,
+                  .x = x.data,
+                  .x_stride = x.stride,
+                  .weight = &weight,
+                  .roles = batch.roles,
+                  .out = out.data,
+                  .out_stride = out.stride});
 }
 
 inline void add(Ops& ops, const TokenBatch& batch, int64_t width, Matrix x, Matrix y) {

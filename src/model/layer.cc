@@ -1,6 +1,8 @@
 // The arithmetic of GLM-4.7-Flash, layer by layer. The equations are in DESIGN.md; widths of the workspace's matrices
 // in model.cc; h is the residual stream, x a block's normed input, branch a block's output.
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "model/enqueue.h"
 #include "model/model.h"
@@ -8,6 +10,10 @@
 namespace marlin {
 
 void Model::layer(Ops& ops, int index, const LayerWeights& weights, const TokenBatch& batch, KvCache& cache) {
+  if (fuses_layers(ops, weights)) {
+    fused_layer(ops, index, weights, batch, cache);
+    return;
+  }
   ops.mark(index, "input_layernorm");
   rms_norm(ops, batch.n_tokens, ws_.h, weights.input_norm, config_.rms_norm_eps, ws_.x);
   attention(ops, index, weights, batch, cache);
@@ -24,6 +30,94 @@ void Model::layer(Ops& ops, int index, const LayerWeights& weights, const TokenB
   }
   ops.mark(index, "mlp residual");
   add(ops, batch, config_.hidden_size, ws_.h, ws_.branch);
+}
+
+// The fused layer computes the same in fewer, larger ops.
+bool Model::fuses_layers(const Ops& ops, const LayerWeights& layer) const {
+  return options_.use_fused_moe && config_.use_fused_moe && ops.has_fused_layer() &&
+         options_.attention == AttentionForm::kAbsorbed && (!layer.moe || shared_fits(*layer.moe));
+}
+
+void Model::fused_layer(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, KvCache& cache) {
+  const AttentionWeights& attention = layer.attention;
+  const MlaShape shape = config_.mla();
+  const KvView kv = cache.layer(index);
+  ops.mark(index, "self_attn.q_a_proj and kv_a_proj_with_mqa");
+  normed_linears(ops, batch, layer.input_norm,
+                 {{&attention.q_a, ws_.q_a.data, ws_.q_a.stride}, {&attention.kv_a, ws_.kv_a.data, ws_.kv_a.stride}});
+  ops.mark(index, "self_attn.q_b_proj and kv_write");
+  ops.mla_prepare({.batch = &batch,
+                   .kv = kv,
+                   .shape = shape,
+                   .eps = config_.latent_norm_eps,
+                   .q_a = ws_.q_a.data,
+                   .q_a_stride = ws_.q_a.stride,
+                   .q_a_norm = &attention.q_a_norm,
+                   .q_b = &attention.q_b,
+                   .kv_a = ws_.kv_a.data,
+                   .kv_a_stride = ws_.kv_a.stride,
+                   .kv_a_norm = &attention.kv_a_norm,
+                   .rope_table = ws_.rope_table,
+                   .theta = config_.rope_theta,
+                   .latent = ws_.latent.data,
+                   .q = ws_.q.data});
+  ops.mark(index, "self_attn");
+  ops.mla_absorbed({.batch = &batch,
+                    .kv = kv,
+                    .shape = shape,
+                    .kv_b = &attention.kv_b,
+                    .scale = config_.attention_scale(),
+                    .q = ws_.q.data,
+                    .q_latent = ws_.q_latent.data,
+                    .o_latent = ws_.o_latent.data,
+                    .out = ws_.attention.data});
+  ops.mark(index, "self_attn.o_proj");
+  linear_add(ops, batch, ws_.attention, attention.o, ws_.h);
+
+  if (layer.moe) {
+    fused_moe_block(ops, index, layer, batch);
+    return;
+  }
+  const MlpWeights& mlp = *layer.dense;
+  const int64_t width = mlp.gate.out_features;
+  ops.mark(index, "mlp");
+  normed_linears(ops, batch, layer.post_attention_norm,
+                 {{&mlp.gate, ws_.gate.data, width}, {&mlp.up, ws_.up.data, width}});
+  ops.swiglu({.rows = batch.n_tokens, .width = width, .gate = ws_.gate.data, .up = ws_.up.data, .out = ws_.gate.data});
+  linear_add(ops, batch, {ws_.gate.data, width}, mlp.down, ws_.h);
+}
+
+void Model::fused_moe_block(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch) {
+  ops.mark(index, "mlp.gate");
+  ops.normed_route({.x = ws_.h.data,
+                    .x_stride = ws_.h.stride,
+                    .gain = &layer.post_attention_norm,
+                    .eps = config_.rms_norm_eps,
+                    .normed = ws_.x.data,
+                    .router = &layer.moe->router,
+                    .roles = batch.roles,
+                    .route = route_args(*layer.moe, batch)});
+  FusedMoeArgs experts = fused_moe_args(*layer.moe, batch);
+  experts.out = ws_.h.data;
+  experts.add_to_out = true;
+  ops.mark(index, "mlp.experts");
+  ops.fused_moe(experts);
+}
+
+// out_i = W_i rms_norm(h)
+void Model::normed_linears(Ops& ops, const TokenBatch& batch, const VectorWeight& gain,
+                           std::initializer_list<NormedLinearsArgs::Product> products) {
+  NormedLinearsArgs args = {.rows = batch.n_tokens,
+                            .x = ws_.h.data,
+                            .x_stride = ws_.h.stride,
+                            .gain = &gain,
+                            .eps = config_.rms_norm_eps,
+                            .normed = ws_.x.data,
+                            .products = {},
+                            .n_products = static_cast<int>(products.size()),
+                            .roles = batch.roles};
+  std::ranges::copy(products, args.products);
+  ops.normed_linears(args);
 }
 
 // Multi-head latent attention. The cache holds the normed latent c and the rotated k_rope; keys and values of all heads
@@ -136,40 +230,50 @@ void Model::swiglu_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& ba
 void Model::moe(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch) {
   ops.mark(index, "mlp.gate");
   linear(ops, batch, ws_.x, weights.router, ws_.router_logits);
-  ops.route({.rows = batch.n_tokens,
-             .n_experts = config_.n_routed_experts,
-             .top_k = config_.top_k,
-             .n_group = config_.n_group,
-             .topk_group = config_.topk_group,
-             .normalize = config_.norm_topk_prob,
-             .scale = config_.routed_scaling_factor,
-             .logits = ws_.router_logits.data,
-             .bias = weights.correction_bias,
-             .ids = ws_.expert_ids,
-             .weights = ws_.expert_weights.data});
-
-  // The fused op's scratch has one slot for the shared expert, so that must be as wide as a routed one.
-  const bool shared_fits = !weights.shared || weights.shared->gate.out_features == config_.moe_intermediate_size;
-  if (!options_.use_fused_moe || !config_.use_fused_moe || !ops.has_fused_moe() || !shared_fits) {
+  ops.route(route_args(weights, batch));
+  if (!options_.use_fused_moe || !config_.use_fused_moe || !ops.has_fused_moe() || !shared_fits(weights)) {
     unfused_experts(ops, index, weights, batch);
     return;
   }
   ops.mark(index, "mlp.experts");
-  ops.fused_moe({.rows = batch.n_tokens,
-                 .top_k = config_.top_k,
-                 .ids = ws_.expert_ids,
-                 .weights = ws_.expert_weights.data,
-                 .x = ws_.x.data,
-                 .x_stride = ws_.x.stride,
-                 .gate = &weights.gate,
-                 .up = &weights.up,
-                 .down = &weights.down,
-                 .shared_gate = weights.shared ? &weights.shared->gate : nullptr,
-                 .shared_up = weights.shared ? &weights.shared->up : nullptr,
-                 .shared_down = weights.shared ? &weights.shared->down : nullptr,
-                 .roles = batch.roles,
-                 .hidden = ws_.expert_gate.data,
-                 .out = ws_.branch.data});
+  ops.fused_moe(fused_moe_args(weights, batch));
+}
+
+RouteArgs Model::route_args(const MoeWeights& weights, const TokenBatch& batch) const {
+  return {.rows = batch.n_tokens,
+          .n_experts = config_.n_routed_experts,
+          .top_k = config_.top_k,
+          .n_group = config_.n_group,
+          .topk_group = config_.topk_group,
+          .normalize = config_.norm_topk_prob,
+          .scale = config_.routed_scaling_factor,
+          .logits = ws_.router_logits.data,
+          .bias = weights.correction_bias,
+          .ids = ws_.expert_ids,
+          .weights = ws_.expert_weights.data};
+}
+
+FusedMoeArgs Model::fused_moe_args(const MoeWeights& weights, const TokenBatch& batch) const {
+  return {.rows = batch.n_tokens,
+          .top_k = config_.top_k,
+          .ids = ws_.expert_ids,
+          .weights = ws_.expert_weights.data,
+          .x = ws_.x.data,
+          .x_stride = ws_.x.stride,
+          .gate = &weights.gate,
+          .up = &weights.up,
+          .down = &weights.down,
+          .shared_gate = weights.shared ? &weights.shared->gate : nullptr,
+          .shared_up = weights.shared ? &weights.shared->up : nullptr,
+          .shared_down = weights.shared ? &weights.shared->down : nullptr,
+          .roles = batch.roles,
+          .hidden = ws_.expert_gate.data,
+          .out = ws_.branch.data};
+}
+
+// The fused op's scratch has one slot for the shared expert, so that must be as wide as a routed one.
+bool Model::shared_fits(const MoeWeights& weights) const {
+  return !weights.shared || weights.shared->gate.out_features == config_.moe_intermediate_size;
 }
 
 void Model::unfused_experts(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch) {

@@ -112,8 +112,10 @@ TokenBatch Model::upload(Stream& stream, const Step& step) {
                options_.max_tokens);
   MARLIN_CHECK(step.sequences.size() <= static_cast<size_t>(options_.max_slots), "{} sequences, at most {}",
                step.sequences.size(), options_.max_slots);
+  RoleView roles{ws_.roles, false, false};
   for (size_t i = 0; i < n; ++i) {
     const StepToken& token = step.tokens[i];
+    (token.role == Role::kPrompt ? roles.any_prompt : roles.any_decode) = true;
     const int length = step.sequences[static_cast<size_t>(token.slot)]->length();
     MARLIN_CHECK(token.id >= 0 && token.id < config_.vocab_size, "id {} of {}", token.id, config_.vocab_size);
     MARLIN_CHECK(token.position >= 0 && token.position < std::min(length, options_.max_positions),
@@ -139,7 +141,7 @@ TokenBatch Model::upload(Stream& stream, const Step& step) {
           .ids = ws_.ids,
           .positions = ws_.positions,
           .slots = ws_.slots,
-          .roles = ws_.roles,
+          .roles = roles,
           .block_tables = ws_.block_tables,
           .n_slots = static_cast<int>(step.sequences.size()),
           .blocks_per_slot = static_cast<int>(widest)};

@@ -1,6 +1,7 @@
 // GLM-4.7-Flash (glm4_moe_lite): the forward pass, written once for any ragged batch.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <vector>
@@ -84,11 +85,19 @@ class Model {
   TokenBatch upload(Stream& stream, const Step& step);
   int head(Stream& stream, const Step& step);
   void layer(Ops& ops, int index, const LayerWeights& weights, const TokenBatch& batch, KvCache& cache);
+  bool fuses_layers(const Ops& ops, const LayerWeights& layer) const;
+  void fused_layer(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, KvCache& cache);
+  void fused_moe_block(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch);
+  void normed_linears(Ops& ops, const TokenBatch& batch, const VectorWeight& gain,
+                      std::initializer_list<NormedLinearsArgs::Product> products);
   void attention(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, KvCache& cache);
   void attend(Ops& ops, int index, const LayerWeights& layer, const TokenBatch& batch, const KvView& kv);
   void rope(Ops& ops, const TokenBatch& batch, Matrix x, int heads, int64_t head_stride);
   void swiglu_mlp(Ops& ops, const MlpWeights& weights, const TokenBatch& batch, Matrix out);
   void moe(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch);
+  RouteArgs route_args(const MoeWeights& weights, const TokenBatch& batch) const;
+  FusedMoeArgs fused_moe_args(const MoeWeights& weights, const TokenBatch& batch) const;
+  bool shared_fits(const MoeWeights& weights) const;
   void unfused_experts(Ops& ops, int index, const MoeWeights& weights, const TokenBatch& batch);
   /// The columns of `m` from `column` on.
   Matrix columns(Matrix m, int64_t column) const { return {m.data.at(activation_bytes(*device_, column)), m.stride}; }

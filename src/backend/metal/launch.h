@@ -46,24 +46,25 @@ void mla_prepare(Commands& commands, const MlaPrepareArgs& args);
 /// The prompt form of linear, with `filter` on the rows; `add` adds to out.
 void linear_prompt(Commands& commands, const LinearArgs& args, RoleFilter filter, bool add);
 
+/// The prompt forms: tokens grouped by expert, tiles of simdgroup_matrix.
+void expert_linear_prompt(Commands& commands, const ExpertLinearArgs& args, RoleFilter filter);
+void fused_moe_prompt(Commands& commands, const FusedMoeArgs& args, RoleFilter filter);
+
 // ---- moe.metal, launch_moe.cc --------------------------------------------------------------------------------------
 
 void route(Commands& commands, const RouteArgs& args);
 void normed_route(Commands& commands, const NormedRouteArgs& args);
 void expert_linear(Commands& commands, const ExpertLinearArgs& args);
-void expert_sum(Commands& commands, const ExpertSumArgs& args);
+/// `filter` on the rows; `add` adds to out.
+void expert_sum(Commands& commands, const ExpertSumArgs& args, View roles = {}, RoleFilter filter = kAllRows,
+                bool add = false);
 void fused_moe(Commands& commands, const FusedMoeArgs& args);
-
-// ---- moe_prompt.metal, launch_moe_prompt.cc ------------------------------------------------------------------------
-
-/// The prompt forms: tokens grouped by expert, tiles of simdgroup_matrix.
-void expert_linear_prompt(Commands& commands, const ExpertLinearArgs& args, RoleFilter filter);
-void fused_moe_prompt(Commands& commands, const FusedMoeArgs& args, RoleFilter filter);
 
 // ---- attention.metal, launch_attention.cc --------------------------------------------------------------------------
 
-void rope(Commands& commands, const RopeArgs& args);
-void kv_write(Commands& commands, const KvWriteArgs& args);
+/// With `filter` on the rows: mixed batches do this for prompt rows alone.
+void rope(Commands& commands, const RopeArgs& args, View roles = {}, RoleFilter filter = kAllRows);
+void kv_write(Commands& commands, const KvWriteArgs& args, RoleFilter filter = kAllRows);
 void mla_absorb(Commands& commands, const MlaAbsorbArgs& args);
 void mla_attend(Commands& commands, const MlaAttendArgs& args);
 void mla_unabsorb(Commands& commands, const MlaUnabsorbArgs& args);

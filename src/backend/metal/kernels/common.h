@@ -15,6 +15,7 @@ constant uint ROWS [[function_constant(FC_ROWS)]];
 constant uint ROLE [[function_constant(FC_ROLE)]];
 constant uint ADD [[function_constant(FC_ADD)]];
 constant uint KV [[function_constant(FC_KV)]];
+constant uint WORDS [[function_constant(FC_WORDS)]];
 constant uint PRODUCTS [[function_constant(FC_PRODUCTS)]];
 
 constant constexpr uint kSimdWidth = 32;

@@ -24,6 +24,7 @@ using uint = uint32_t;
 #define FC_ADD 6       // 1: add to the output
 #define FC_KV 7        // KvFormat
 #define FC_PRODUCTS 8  // weights that share the input: 1 or 2
+#define FC_WORDS 9     // 1: addresses are multiples of 16 bytes
 
 enum Format : uint { kFp4 = 0, kBf16 = 1, kF16 = 2, kF32 = 3, kNone = 4 };
 enum KvFormat : uint { kKvF32 = 0, kKvF16 = 1, kKvQ8 = 2 };
@@ -81,6 +82,44 @@ struct CheckFiniteParams {
   uint rows;
   uint width;
   uint x_stride;
+};
+
+// ---- gemm.metal ----------------------------------------------------------------------------------------------------
+
+struct GemmParams {
+  uint rows;
+  uint in;
+  uint out;
+  uint group_size[2];
+  uint x_stride;
+  uint out_stride;
+};
+
+/// Most experts of a layer that group_experts counts.
+#define MARLIN_MOST_EXPERTS 1024
+
+struct GroupParams {
+  uint rows;
+  uint top_k;
+  uint n_experts;
+  uint most_tiles;
+};
+
+/// Slots begin … begin + count of the list belong to one expert; none: no tile.
+struct ExpertTile {
+  uint expert;
+  uint begin;
+  uint count;
+};
+
+struct ExpertGemmParams {
+  uint top_k;
+  uint in;
+  uint out;
+  uint group_size[2];
+  uint up_group_size[2];
+  uint x_row_stride;
+  uint x_slot_stride;
 };
 
 #ifndef __METAL_VERSION__
