@@ -59,6 +59,7 @@ struct DeviceInfo {
   int threads = 0;                 // of a CPU device
   bool int8_planes = false;        // FP4 products take activations as two int8 planes: a coarser class than FP32
   bool integer_attention = false;  // attention over F16 and Q8 caches multiplies integers of 8 or 16 bits
+  bool half_prompts = false;       // products of prompt rows take both factors as half
 };
 
 class Device {

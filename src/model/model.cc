@@ -112,7 +112,7 @@ TokenBatch Model::upload(Stream& stream, const Step& step) {
                options_.max_tokens);
   MARLIN_CHECK(step.sequences.size() <= static_cast<size_t>(options_.max_slots), "{} sequences, at most {}",
                step.sequences.size(), options_.max_slots);
-  RoleView roles{ws_.roles, false, false};
+  RoleView roles(ws_.roles, false, false);
   for (size_t i = 0; i < n; ++i) {
     const StepToken& token = step.tokens[i];
     (token.role == Role::kPrompt ? roles.any_prompt : roles.any_decode) = true;

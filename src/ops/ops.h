@@ -83,6 +83,10 @@ struct VectorWeight {
 /// The roles of an op's rows, and what the host knows about them: devices that compute the classes by different kernels
 /// leave out the one that no row needs. Both flags may be set in vain.
 struct RoleView : View {  // U8 [rows]; none = decode
+  RoleView() = default;
+  RoleView(View roles, bool prompt = true, bool decode = true)  // NOLINT(google-explicit-constructor)
+      : View(roles), any_prompt(prompt), any_decode(decode) {}
+
   bool any_prompt = true;
   bool any_decode = true;
 };

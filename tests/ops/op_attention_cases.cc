@@ -439,8 +439,8 @@ OpCase unabsorb_case(const std::string& name, const Setup& setup) {
       const float* latent = setup.q_latent.data() + head * s.latent;
       out.tolerance[static_cast<size_t>(i)] =
           kSlack * root(s.latent) * rig.roundoff() * sum +
-          rig.plane_error(*setup.kv_b, h * (s.nope + s.value) + s.nope + i % s.value, latent,
-                          role_of(range.first + i / width));
+          rig.factor_error(*setup.kv_b, h * (s.nope + s.value) + s.nope + i % s.value, latent,
+                           role_of(range.first + i / width));
     }
     return {out};
   };

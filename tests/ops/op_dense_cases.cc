@@ -37,7 +37,7 @@ std::vector<double> linear_tolerance(const HostWeight& weight, const std::vector
         sum += std::fabs(weight.at(n, k) * static_cast<double>(x[static_cast<size_t>(t * stride + k)]));
       }
       tolerance.push_back(kSlack * std::sqrt(static_cast<double>(n_in)) * rig.roundoff() * sum +
-                          rig.plane_error(weight, n, x.data() + t * stride, role_of(range.first + t)));
+                          rig.factor_error(weight, n, x.data() + t * stride, role_of(range.first + t)));
     }
   }
   return tolerance;

@@ -136,8 +136,8 @@ OpCase expert_linear_case(const std::string& name, const WeightSpec& spec, int64
       const float* row = part.data() + pair / top_k * row_stride + pair % top_k * slot_stride;
       const Sum sum = dot(expert, static_cast<int64_t>(i) % spec.out_features, row);
       out.tolerance[i] = kSlack * root(spec.in_features) * rig.roundoff() * sum.absolute +
-                         rig.plane_error(expert, static_cast<int64_t>(i) % spec.out_features, row,
-                                         role_of(range.first + pair / top_k));
+                         rig.factor_error(expert, static_cast<int64_t>(i) % spec.out_features, row,
+                                          role_of(range.first + pair / top_k));
     }
     return {out};
   };
@@ -199,8 +199,8 @@ std::vector<Bounded> expert_bound(const HostWeight& gate, const HostWeight& up, 
     const Sum v = dot(up, i, x);
     const double silu = g.value / (1 + std::exp(-g.value));
     hidden.push_back(silu * v.value);
-    const double gate_error = dot_error * g.absolute + rig.plane_error(gate, i, x, role);
-    const double up_error = dot_error * v.absolute + rig.plane_error(up, i, x, role);
+    const double gate_error = dot_error * g.absolute + rig.factor_error(gate, i, x, role);
+    const double up_error = dot_error * v.absolute + rig.factor_error(up, i, x, role);
     hidden_error.push_back(1.1 * gate_error * (std::fabs(v.value) + up_error) + std::fabs(silu) * up_error +
                            8 * u * std::fabs(hidden.back()));
   }
@@ -208,7 +208,7 @@ std::vector<Bounded> expert_bound(const HostWeight& gate, const HostWeight& up, 
   for (int64_t n = 0; n < down.layout.out_features; ++n) {
     const Sum y = dot(down, n, hidden.data());
     double error = kSlack * root(down.layout.in_features) * u * y.absolute +
-                   rig.plane_error(down, n, hidden.data(), role, hidden_error.data());
+                   rig.factor_error(down, n, hidden.data(), role, hidden_error.data());
     for (size_t k = 0; k < hidden.size(); ++k) {
       error += std::fabs(down.at(n, static_cast<int64_t>(k))) * hidden_error[k];
     }

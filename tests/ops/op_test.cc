@@ -97,7 +97,7 @@ std::vector<Output> linear_output(Device& device, const WeightPtr& weight) {
     const float* row = x.data() + i / 20 * 384;
     for (int64_t k = 0; k < 384; ++k) sum += std::fabs(weight->at(i % 20, k) * static_cast<double>(row[k]));
     bound.push_back(kSlack * std::sqrt(384.0) * rig.roundoff() * sum +
-                    rig.plane_error(*weight, i % 20, row, Role::kDecode));
+                    rig.factor_error(*weight, i % 20, row, Role::kDecode));
   }
   return {{"out", 20, rig.read_act(args.out, rows * 20), bound}};
 }

@@ -110,10 +110,28 @@ class Rig {
   }
   /// Unit roundoff of this device's activations and sums: FP32's at best, so the oracle gets the same bounds.
   double roundoff() const;
-  /// What activations as int8 planes add to the error of row n of W x, for devices that compute FP4 products so
-  /// (backend/cpu/kernels/planes.h): an x is off by a uniform error of at most half a step, where a step is the largest
-  /// |x| of its 128 / 32639, or 256 times that in a prompt. Six standard deviations of the sum. `error` is what x
-  /// itself may be off by.
+  /// What factors coarser than FP32 add to the error of row n of W x; `error` is what x itself may be off by.
+  template <typename T>
+  double factor_error(const HostWeight& weight, int64_t n, const T* x, Role role, const double* error = nullptr) const {
+    if (device_.info().half_prompts && role == Role::kPrompt) return half_error(weight, n, x, error);
+    return plane_error(weight, n, x, role, error);
+  }
+
+ private:
+  /// Both factors rounded to half (backend/metal/kernels/gemm.metal): each is off by a uniform error of at most 2^-11
+  /// of itself, x below half's normal numbers by 2^-25. Six standard deviations of the sum.
+  template <typename T>
+  double half_error(const HostWeight& weight, int64_t n, const T* x, const double* error) const {
+    double variance = 0;
+    for (int64_t k = 0; k < weight.layout.in_features; ++k) {
+      const double largest = std::fabs(static_cast<double>(x[k])) + (error != nullptr ? error[k] : 0);
+      variance += std::pow(weight.at(n, k), 2) * (2 * std::pow(largest * 0x1p-11, 2) + 0x1p-50) / 3;
+    }
+    return 6 * std::sqrt(variance);
+  }
+  /// Activations as int8 planes, on devices that compute FP4 products so (backend/cpu/kernels/planes.h): an x is off by
+  /// a uniform error of at most half a step, where a step is the largest |x| of its 128 / 32639, or 256 times that in a
+  /// prompt. Six standard deviations of the sum.
   template <typename T>
   double plane_error(const HostWeight& weight, int64_t n, const T* x, Role role, const double* error = nullptr) const {
     const double steps = role == Role::kPrompt ? 32639.0 / 256 : 32639.0;
@@ -132,7 +150,6 @@ class Rig {
     return 6 * std::sqrt(variance);
   }
 
- private:
   Device& device_;
   std::unique_ptr<Stream> stream_;
   std::vector<std::unique_ptr<Buffer>> buffers_;

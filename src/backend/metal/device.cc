@@ -100,6 +100,7 @@ class MetalDevice final : public Device {
     info_.name = MARLIN_METAL_NAME;
     info_.description = fmt::format("{}, Metal 3", device::name(device.get()));
     info_.memory_budget = device::recommended_max_working_set_size(device.get());
+    info_.half_prompts = !deterministic;
     engine_ = std::make_shared<Engine>(std::move(device), deterministic);
   }
 
