@@ -31,6 +31,16 @@ Forms forms_of(const Commands& commands, const RoleView& roles);
 /// plane's at first + 2 and + 3, the bias at first + 4. Absent parts bind nothing.
 void bind_weight(Commands& commands, int first, const LinearWeight& weight);
 
+/// How a weight is stored, for constants that name a kind.
+uint32_t kind_of(const LinearWeight& weight);
+/// A weight's sizes, as decode forms take them.
+WeightParams weight_params(const LinearWeight& weight);
+KvFormat kv_format(const KvLayout& layout);
+KvParams kv_params(const KvView& kv, const TokenBatch& batch);
+
+/// Bytes from `view` to the end of its buffer.
+size_t rest_of(View view);
+
 /// Rows of a matrix of floats that begins at `view`: bytes up to the end of the last row.
 size_t matrix_bytes(int64_t rows, int64_t stride, int64_t width);
 
@@ -55,15 +65,15 @@ void fused_moe_prompt(Commands& commands, const FusedMoeArgs& args, RoleFilter f
 void route(Commands& commands, const RouteArgs& args);
 void normed_route(Commands& commands, const NormedRouteArgs& args);
 void expert_linear(Commands& commands, const ExpertLinearArgs& args);
-/// `filter` on the rows; `add` adds to out.
-void expert_sum(Commands& commands, const ExpertSumArgs& args, View roles = {}, RoleFilter filter = kAllRows,
+/// Of the rows that `filter` wants; `add` adds to out.
+void expert_sum(Commands& commands, const ExpertSumArgs& args, RoleFilter filter = kAllRows, View roles = {},
                 bool add = false);
 void fused_moe(Commands& commands, const FusedMoeArgs& args);
 
 // ---- attention.metal, launch_attention.cc --------------------------------------------------------------------------
 
-/// With `filter` on the rows: mixed batches do this for prompt rows alone.
-void rope(Commands& commands, const RopeArgs& args, View roles = {}, RoleFilter filter = kAllRows);
+/// Of the rows that `filter` wants; `roles` is needed where that is not all.
+void rope(Commands& commands, const RopeArgs& args, RoleFilter filter = kAllRows, View roles = {});
 void kv_write(Commands& commands, const KvWriteArgs& args, RoleFilter filter = kAllRows);
 void mla_absorb(Commands& commands, const MlaAbsorbArgs& args);
 void mla_attend(Commands& commands, const MlaAttendArgs& args);

@@ -187,7 +187,7 @@ void fused_moe_prompt(Commands& commands, const FusedMoeArgs& args, RoleFilter f
               .weights = args.weights,
               .shared = shared_width > 0 ? shared : View{},
               .out = args.out},
-             args.roles, filter, args.add_to_out);
+             filter, args.roles, args.add_to_out);
 }
 
 }  // namespace marlin::metal

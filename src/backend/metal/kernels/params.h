@@ -26,9 +26,21 @@ using uint = uint32_t;
 #define FC_PRODUCTS 8  // weights that share the input: 1 or 2
 #define FC_WORDS 9     // 1: addresses are multiples of 16 bytes
 
+// linear.metal and moe.metal. A kind is how a weight is stored, in one number: see weight_kind.
+#define FC_KV_GAIN 20      // Format of the latent's gain
+#define FC_GATE 21         // kind of an expert's gate, or of its only weight
+#define FC_UP 22           // kind of an expert's up
+#define FC_SHARED_GATE 23  // the same of the shared expert; kNone without one
+#define FC_SHARED_UP 24
+
 enum Format : uint { kFp4 = 0, kBf16 = 1, kF16 = 2, kF32 = 3, kNone = 4 };
 enum KvFormat : uint { kKvF32 = 0, kKvF16 = 1, kKvQ8 = 2 };
 enum RoleFilter : uint { kAllRows = 0, kDecodeRows = 1, kPromptRows = 2 };
+
+/// How a weight is stored: Format, number of planes and the bias's Format, four bits each.
+static inline uint weight_kind(uint format, uint planes, uint bias) {
+  return format | (planes << 4) | (bias << 8);
+}
 
 // ---- experts -------------------------------------------------------------------------------------------------------
 
@@ -120,6 +132,101 @@ struct ExpertGemmParams {
   uint up_group_size[2];
   uint x_row_stride;
   uint x_slot_stride;
+};
+
+// ---- weights.h -----------------------------------------------------------------------------------------------------
+
+struct WeightParams {
+  uint out;
+  uint in;
+  uint group_shift[2];  // a group of plane p has 2^group_shift[p] values
+};
+
+// ---- kv_rows.h -----------------------------------------------------------------------------------------------------
+
+/// KvLayout, and where a batch's block tables lie.
+struct KvParams {
+  uint blocks_per_slot;
+  uint n_layers;
+  uint layer;
+  uint row_bytes;
+  uint latent;
+  uint rope;
+};
+
+// ---- linear.metal --------------------------------------------------------------------------------------------------
+
+struct LinearParams {
+  uint rows;
+  uint x_stride;
+  float eps;
+  uint weight_tiles;  // of the first weight
+  uint out_stride[2];
+  WeightParams weight[2];
+};
+
+struct MlaPrepareParams {
+  uint rows;
+  uint q_a_stride;
+  uint kv_a_stride;
+  float eps;
+  uint token_tiles;
+  uint nope;
+  WeightParams weight;
+  KvParams kv;
+};
+
+// ---- moe.metal -----------------------------------------------------------------------------------------------------
+
+#define MAX_ROUTED_EXPERTS 512
+
+struct RouteParams {
+  uint n_experts;
+  uint top_k;
+  uint n_group;
+  uint topk_group;
+  uint normalize;
+  uint has_bias;
+  float scale;
+};
+
+struct NormedRouteParams {
+  uint x_stride;
+  float eps;
+  WeightParams router;
+  RouteParams route;
+};
+
+struct ExpertLinearParams {
+  uint top_k;
+  uint n_experts;
+  uint x_row_stride;
+  uint x_slot_stride;
+  WeightParams weight;
+};
+
+struct ExpertSumParams {
+  uint top_k;
+  uint width;
+  uint has_shared;
+};
+
+struct MoeGateUpParams {
+  uint top_k;
+  uint n_experts;
+  uint x_stride;
+  WeightParams gate;
+  WeightParams up;
+  WeightParams shared_gate;
+  WeightParams shared_up;
+};
+
+struct MoeDownParams {
+  uint top_k;
+  uint n_experts;
+  uint has_shared;
+  WeightParams down;
+  WeightParams shared_down;
 };
 
 #ifndef __METAL_VERSION__

@@ -1,0 +1,124 @@
+// Products with stored weights in the decode form: a simdgroup reads rows of W where they lie in the file.
+//
+//   lane     0        1        2            31       0 …
+//   k      0…15    16…31    32…47  …  496…511  512…527 …
+//
+// A lane takes 16 neighbouring k in each pass of 512: two words of FP4 codes, which lie in one group, so that their sum
+// is multiplied by the group's scale once. What a token gets is the same sequence of operations whatever shares the
+// dispatch with it: every product that is added goes through fma or is rounded by itself, and no compiler may choose.
+#pragma once
+
+#include "common.h"
+
+constant constexpr uint kLaneValues = 16;
+constant constexpr uint kPassValues = kLaneValues * kSimdWidth;
+/// Rows of a weight that a simdgroup multiplies at a time.
+constant constexpr uint kTileRows = 4;
+
+struct Weight {
+  uint kind;
+  device const uchar* codes[2];
+  device const uchar* scales[2];
+  device const uchar* bias;
+  uint out;
+  uint in;
+  uint group_shift[2];
+};
+
+static inline uint kind_format(uint kind) {
+  return kind & 15u;
+}
+static inline uint kind_planes(uint kind) {
+  return max((kind >> 4) & 15u, 1u);
+}
+static inline uint kind_bias(uint kind) {
+  return (kind >> 8) & 15u;
+}
+
+static inline Weight bound_weight(uint kind, constant WeightParams& p, device const uchar* codes0,
+                                  device const uchar* scales0, device const uchar* codes1, device const uchar* scales1,
+                                  device const uchar* bias) {
+  Weight weight;
+  weight.kind = kind;
+  weight.codes[0] = codes0;
+  weight.codes[1] = codes1;
+  weight.scales[0] = scales0;
+  weight.scales[1] = scales1;
+  weight.bias = bias;
+  weight.out = p.out;
+  weight.in = p.in;
+  weight.group_shift[0] = p.group_shift[0];
+  weight.group_shift[1] = p.group_shift[1];
+  return weight;
+}
+
+static inline Weight expert_weight(uint kind, constant WeightParams& p, device const ExpertAddress* table,
+                                   uint expert) {
+  return bound_weight(kind, p, table[expert].codes[0], table[expert].scales[0], table[expert].codes[1],
+                      table[expert].scales[1], table[expert].bias);
+}
+
+/// b[n], 0 without a bias.
+static inline float load_bias(thread const Weight& weight, uint n) {
+  const uint format = kind_bias(weight.kind);
+  return format == kNone ? 0.0f : load_plain(weight.bias, n, format);
+}
+
+/// Elements first … first + 15 of a stored vector, of which those from `count` on are 0. Rows begin at multiples of
+/// the element's size only, hence the packed types.
+static inline void load_plain16(device const uchar* data, ulong first, uint count, uint format,
+                                thread float4 (&values)[4]) {
+  if (count < kLaneValues) {
+    for (uint i = 0; i < kLaneValues; ++i) {
+      values[i / 4][i % 4] = i < count ? load_plain(data, first + i, format) : 0.0f;
+    }
+  } else if (format == kF32) {
+    device const packed_float4* from = (device const packed_float4*)((device const float*)data + first);
+    for (uint i = 0; i < 4; ++i) values[i] = float4(from[i]);
+  } else if (format == kF16) {
+    device const packed_half4* from = (device const packed_half4*)((device const half*)data + first);
+    for (uint i = 0; i < 4; ++i) values[i] = float4(half4(from[i]));
+  } else {
+    device const packed_ushort4* from = (device const packed_ushort4*)((device const ushort*)data + first);
+    for (uint i = 0; i < 4; ++i) values[i] = as_type<float4>(uint4(ushort4(from[i])) << 16u);
+  }
+}
+
+/// x[k … k + 15], zero from `in` on.
+static inline void load_input(device const float* x, uint k, uint in, thread float4 (&values)[4]) {
+  load_plain16((device const uchar*)x, k, in - k, kF32, values);
+}
+
+/// W[row, k … k + 15] of one plane, zero from `in` on, over the factor that is returned.
+static inline float load_weights(thread const Weight& weight, uint plane, uint row, uint k,
+                                 thread float4 (&values)[4]) {
+  if (kind_format(weight.kind) != kFp4) {
+    load_plain16(weight.codes[0], ulong(row) * weight.in + k, weight.in - k, kind_format(weight.kind), values);
+    return 1.0f;
+  }
+  const ulong at = ulong(row) * (weight.in / 2) + k / 2;
+  // 8 bytes at a multiple of 4: tensors begin at any word.
+  const uint2 words = uint2(*(device const packed_uint2*)(weight.codes[plane] + at));
+  fp4_decode(words.x, values[0], values[1]);
+  fp4_decode(words.y, values[2], values[3]);
+  const uint shift = weight.group_shift[plane];
+  const ulong group = ulong(row) * (weight.in >> shift) + (k >> shift);
+  return float(((device const half*)weight.scales[plane])[group]) * kFp4Unit;
+}
+
+static inline float dot16(thread const float4 (&a)[4], thread const float4 (&b)[4]) {
+  const float4 sum = fma(a[3], b[3], fma(a[2], b[2], fma(a[1], b[1], a[0] * b[0])));
+  return (sum.x + sum.y) + (sum.z + sum.w);
+}
+
+/// sums[r] += W[row + r, k … k + 15] x for the rows of a tile; rows that do not exist repeat the last one.
+static inline void add_tile(thread const Weight& weight, uint row, uint k, thread const float4 (&x)[4],
+                            thread float (&sums)[kTileRows]) {
+  for (uint r = 0; r < kTileRows; ++r) {
+    for (uint plane = 0; plane < kind_planes(weight.kind); ++plane) {
+      float4 values[4];
+      const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, values);
+      sums[r] = fma(dot16(values, x), factor, sums[r]);
+    }
+  }
+}
