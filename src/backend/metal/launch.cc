@@ -8,7 +8,9 @@
 namespace marlin::metal {
 namespace {
 
-uint32_t planes_of(const LinearWeight& weight) { return static_cast<uint32_t>(weight.n_planes); }
+uint32_t planes_of(const LinearWeight& weight) {
+  return static_cast<uint32_t>(weight.n_planes);
+}
 
 }  // namespace
 
@@ -26,9 +28,13 @@ Format format_of(DType type) {
   }
 }
 
-Format format_of(const LinearWeight& weight) { return weight.n_planes > 0 ? kFp4 : format_of(weight.plain_type); }
+Format format_of(const LinearWeight& weight) {
+  return weight.n_planes > 0 ? kFp4 : format_of(weight.plain_type);
+}
 
-Format bias_format(const LinearWeight& weight) { return weight.bias ? format_of(weight.bias_type) : kNone; }
+Format bias_format(const LinearWeight& weight) {
+  return weight.bias ? format_of(weight.bias_type) : kNone;
+}
 
 size_t format_bytes(Format format) {
   MARLIN_CHECK(format == kBf16 || format == kF16 || format == kF32, "format {} has no elements",
@@ -107,7 +113,9 @@ KvParams kv_params(const KvView& kv, const TokenBatch& batch) {
   return params;
 }
 
-size_t rest_of(View view) { return view.buffer->size() - view.offset; }
+size_t rest_of(View view) {
+  return view.buffer->size() - view.offset;
+}
 
 size_t matrix_bytes(int64_t rows, int64_t stride, int64_t width) {
   return rows == 0 ? 0 : static_cast<size_t>((rows - 1) * stride + width) * sizeof(float);

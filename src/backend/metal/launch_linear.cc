@@ -10,9 +10,13 @@ constexpr uint kTileRows = 8;
 constexpr Size kThreads{64, 1, 1};
 
 /// Tokens that share one reading of the weights.
-uint shared_rows(int rows) { return rows <= 2 ? static_cast<uint>(rows) : 4; }
+uint shared_rows(int rows) {
+  return rows <= 2 ? static_cast<uint>(rows) : 4;
+}
 
-uint tiles(int64_t n, uint size) { return static_cast<uint>((n + size - 1) / size); }
+uint tiles(int64_t n, uint size) {
+  return static_cast<uint>((n + size - 1) / size);
+}
 
 /// Whether one dispatch can compute both.
 bool alike(const LinearWeight& a, const LinearWeight& b) {
@@ -195,9 +199,13 @@ void prepare_by_parts(Commands& commands, const MlaPrepareArgs& args, RoleFilter
 
 }  // namespace
 
-void linear(Commands& commands, const LinearArgs& args) { linear_of(commands, args, false); }
+void linear(Commands& commands, const LinearArgs& args) {
+  linear_of(commands, args, false);
+}
 
-void linear_add(Commands& commands, const LinearArgs& args) { linear_of(commands, args, true); }
+void linear_add(Commands& commands, const LinearArgs& args) {
+  linear_of(commands, args, true);
+}
 
 void normed_linears(Commands& commands, const NormedLinearsArgs& args) {
   if (args.rows == 0) return;

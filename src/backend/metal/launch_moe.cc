@@ -13,9 +13,13 @@ constexpr Size kThreads{64, 1, 1};
 // normed_route: 4 rows of the router for each simdgroup, which makes 64 experts one round.
 constexpr unsigned long kRouterThreads = 512;
 
-uint tiles(int64_t rows) { return static_cast<uint>((rows + kTileRows - 1) / kTileRows); }
+uint tiles(int64_t rows) {
+  return static_cast<uint>((rows + kTileRows - 1) / kTileRows);
+}
 
-const LinearWeight& expert(const ExpertBank& bank) { return bank.experts.front(); }
+const LinearWeight& expert(const ExpertBank& bank) {
+  return bank.experts.front();
+}
 
 /// kNone where there is no weight.
 uint32_t kind_or_none(const LinearWeight* weight) {
@@ -44,7 +48,9 @@ size_t choice_bytes(const RouteArgs& args) {
   return static_cast<size_t>(args.rows) * static_cast<size_t>(args.top_k) * 4;
 }
 
-size_t bias_bytes(const RouteArgs& args) { return static_cast<size_t>(args.n_experts) * sizeof(float); }
+size_t bias_bytes(const RouteArgs& args) {
+  return static_cast<size_t>(args.n_experts) * sizeof(float);
+}
 
 void decode_experts(Commands& commands, const ExpertLinearArgs& args, RoleFilter filter) {
   const LinearWeight& weight = expert(*args.bank);
