@@ -23,21 +23,21 @@ static inline void product(thread const Weight& weight, device const float* x, u
     for (uint r = 0; r < kTileRows; ++r) sums[t][r] = 0.0f;
   }
   for (uint k = kLaneValues * lane; k < weight.in; k += kPassValues) {
-    float4 inputs[kMaxTokens][4];
+    Values inputs[kMaxTokens];
     for (uint t = 0; t < ROWS; ++t) {
       load_input(x + ulong(min(token + t, rows - 1)) * x_stride, k, weight.in, inputs[t]);
     }
     if (GAIN != kNone) {
-      float4 gains[4];
+      Values gains;
       load_plain16(gain, k, weight.in - k, GAIN, gains);
       for (uint t = 0; t < ROWS; ++t) {
         squares[t] += dot16(inputs[t], inputs[t]);
-        for (uint i = 0; i < 4; ++i) inputs[t][i] = inputs[t][i] * gains[i];
+        for (uint i = 0; i < 4; ++i) inputs[t].part[i] = inputs[t].part[i] * gains.part[i];
       }
     }
     for (uint r = 0; r < kTileRows; ++r) {
       for (uint plane = 0; plane < kind_planes(weight.kind); ++plane) {
-        float4 values[4];
+        Values values;
         const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, values);
         for (uint t = 0; t < ROWS; ++t) sums[t][r] = fma(dot16(values, inputs[t]), factor, sums[t][r]);
       }

@@ -51,16 +51,21 @@ static inline uint take_best(threadgroup uint* keys, uint n, uint lane) {
 static inline void keep_best_groups(threadgroup uint* keys, threadgroup uint* groups, constant RouteParams& p,
                                     uint lane) {
   const uint size = p.n_experts / p.n_group;
-  simdgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint g = lane; g < p.n_group; g += kSimdWidth) {
+  for (uint g = 0; g < p.n_group; ++g) {
     uint best = 0;
     uint second = 0;
-    for (uint i = g * size; i < (g + 1) * size; ++i) {
+    const uint first = g * size;
+    for (uint i = first + (lane - first) % kSimdWidth; i < first + size; i += kSimdWidth) {
       const uint key = keys[i];
       second = max(second, min(key, best));
       best = max(best, key);
     }
-    groups[g] = ranking_key(size > 1 ? key_value(best) + key_value(second) : key_value(best));
+    const uint largest = simd_max(best);
+    const uint owner = simd_min(best == largest ? lane : kSimdWidth);
+    const uint next = simd_max(lane == owner ? second : best);
+    if (lane == g % kSimdWidth) {
+      groups[g] = ranking_key(size > 1 ? key_value(largest) + key_value(next) : key_value(largest));
+    }
   }
   for (uint i = 0; i < p.topk_group; ++i) take_best(groups, p.n_group, lane);
   simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -137,7 +142,7 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
   for (uint row = simdgroup * kTileRows; row < router.out; row += simdgroups * kTileRows) {
     float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < width; k += kPassValues) {
-      float4 input[4];
+      Values input;
       load_input(to, k, width, input);
       add_tile(router, row, k, input, sums);
     }
@@ -167,7 +172,7 @@ kernel void expert_linear(device const ExpertAddress* bank [[buffer(0)]], device
   device const float* from = x + ulong(token) * p.x_row_stride + ulong(slot) * p.x_slot_stride;
   float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
   for (uint k = kLaneValues * lane; k < weight.in; k += kPassValues) {
-    float4 input[4];
+    Values input;
     load_input(from, k, weight.in, input);
     add_tile(weight, row, k, input, sums);
   }
@@ -222,7 +227,7 @@ kernel void moe_gate_up(device const ExpertAddress* gates [[buffer(0)]], device 
   float gate_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
   float up_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
   for (uint k = kLaneValues * lane; k < gate.in; k += kPassValues) {
-    float4 input[4];
+    Values input;
     load_input(from, k, gate.in, input);
     add_tile(gate, row, k, input, gate_sums);
     add_tile(up, row, k, input, up_sums);
@@ -265,7 +270,7 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
     device const float* from = hidden + (ulong(token) * (p.top_k + 1) + slot) * down.in;
     float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < down.in; k += kPassValues) {
-      float4 input[4];
+      Values input;
       load_input(from, k, down.in, input);
       add_tile(down, row, k, input, sums);
     }

@@ -15,6 +15,11 @@ constant constexpr uint kPassValues = kLaneValues * kSimdWidth;
 /// Rows of a weight that a simdgroup multiplies at a time.
 constant constexpr uint kTileRows = 4;
 
+/// What a lane takes of a row.
+struct Values {
+  float4 part[4];
+};
+
 struct Weight {
   uint kind;
   device const uchar* codes[2];
@@ -67,31 +72,31 @@ static inline float load_bias(thread const Weight& weight, uint n) {
 /// Elements first … first + 15 of a stored vector, of which those from `count` on are 0. Rows begin at multiples of
 /// the element's size only, hence the packed types.
 static inline void load_plain16(device const uchar* data, ulong first, uint count, uint format,
-                                thread float4 (&values)[4]) {
+                                thread Values& values) {
   if (count < kLaneValues) {
     for (uint i = 0; i < kLaneValues; ++i) {
-      values[i / 4][i % 4] = i < count ? load_plain(data, first + i, format) : 0.0f;
+      values.part[i / 4][i % 4] = i < count ? load_plain(data, first + i, format) : 0.0f;
     }
   } else if (format == kF32) {
     device const packed_float4* from = (device const packed_float4*)((device const float*)data + first);
-    for (uint i = 0; i < 4; ++i) values[i] = float4(from[i]);
+    for (uint i = 0; i < 4; ++i) values.part[i] = float4(from[i]);
   } else if (format == kF16) {
     device const packed_half4* from = (device const packed_half4*)((device const half*)data + first);
-    for (uint i = 0; i < 4; ++i) values[i] = float4(half4(from[i]));
+    for (uint i = 0; i < 4; ++i) values.part[i] = float4(half4(from[i]));
   } else {
     device const packed_ushort4* from = (device const packed_ushort4*)((device const ushort*)data + first);
-    for (uint i = 0; i < 4; ++i) values[i] = as_type<float4>(uint4(ushort4(from[i])) << 16u);
+    for (uint i = 0; i < 4; ++i) values.part[i] = as_type<float4>(uint4(ushort4(from[i])) << 16u);
   }
 }
 
 /// x[k … k + 15], zero from `in` on.
-static inline void load_input(device const float* x, uint k, uint in, thread float4 (&values)[4]) {
+static inline void load_input(device const float* x, uint k, uint in, thread Values& values) {
   load_plain16((device const uchar*)x, k, in - k, kF32, values);
 }
 
 /// W[row, k … k + 15] of one plane, zero from `in` on, over the factor that is returned.
 static inline float load_weights(thread const Weight& weight, uint plane, uint row, uint k,
-                                 thread float4 (&values)[4]) {
+                                 thread Values& values) {
   if (kind_format(weight.kind) != kFp4) {
     load_plain16(weight.codes[0], ulong(row) * weight.in + k, weight.in - k, kind_format(weight.kind), values);
     return 1.0f;
@@ -99,24 +104,25 @@ static inline float load_weights(thread const Weight& weight, uint plane, uint r
   const ulong at = ulong(row) * (weight.in / 2) + k / 2;
   // 8 bytes at a multiple of 4: tensors begin at any word.
   const uint2 words = uint2(*(device const packed_uint2*)(weight.codes[plane] + at));
-  fp4_decode(words.x, values[0], values[1]);
-  fp4_decode(words.y, values[2], values[3]);
+  fp4_decode(words.x, values.part[0], values.part[1]);
+  fp4_decode(words.y, values.part[2], values.part[3]);
   const uint shift = weight.group_shift[plane];
   const ulong group = ulong(row) * (weight.in >> shift) + (k >> shift);
   return float(((device const half*)weight.scales[plane])[group]) * kFp4Unit;
 }
 
-static inline float dot16(thread const float4 (&a)[4], thread const float4 (&b)[4]) {
-  const float4 sum = fma(a[3], b[3], fma(a[2], b[2], fma(a[1], b[1], a[0] * b[0])));
+static inline float dot16(thread const Values& a, thread const Values& b) {
+  float4 sum = a.part[0] * b.part[0];
+  for (uint i = 1; i < 4; ++i) sum = fma(a.part[i], b.part[i], sum);
   return (sum.x + sum.y) + (sum.z + sum.w);
 }
 
 /// sums[r] += W[row + r, k … k + 15] x for the rows of a tile; rows that do not exist repeat the last one.
-static inline void add_tile(thread const Weight& weight, uint row, uint k, thread const float4 (&x)[4],
+static inline void add_tile(thread const Weight& weight, uint row, uint k, thread const Values& x,
                             thread float (&sums)[kTileRows]) {
   for (uint r = 0; r < kTileRows; ++r) {
     for (uint plane = 0; plane < kind_planes(weight.kind); ++plane) {
-      float4 values[4];
+      Values values;
       const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, values);
       sums[r] = fma(dot16(values, x), factor, sums[r]);
     }
