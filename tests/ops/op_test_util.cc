@@ -126,6 +126,9 @@ std::vector<std::string> cpu_kernels() {
 std::vector<std::string> backends() {
   std::vector<std::string> names;
   for (const std::string& kernels : cpu_kernels()) names.push_back("cpu_" + kernels);
+  for (const DeviceEntry& entry : device_registry()) {
+    if (entry.name.starts_with("metal") && entry.make) names.push_back(entry.name);
+  }
   return names;
 }
 
