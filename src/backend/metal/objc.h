@@ -74,10 +74,13 @@ inline constexpr long kGpuFamilyMetal3 = 5001;
 inline constexpr long kGpuFamilyApple7 = 1007;
 
 // ---- calls ---------------------------------------------------------------------------------------------------------
+// Objects that these make on their way go before they return: callers need an AutoreleasePool only around long work,
+// for what the system itself may autorelease on the thread. Text is UTF-8.
 
 /// MTLCreateSystemDefaultDevice: null where there is no Metal GPU.
 Object create_system_default_device();
-/// "" or "class X does not answer to selector Y", over all selectors below and the classes of live objects.
+/// "" or "class X does not answer to selector Y": asks the device, the classes that have names, and one cheap object of
+/// each other kind. Libraries and pipelines are asked when they are made: then it is their `error`.
 std::string missing_selectors(Id device);
 
 namespace device {
@@ -143,6 +146,8 @@ void set_threadgroup_memory(Id encoder, size_t bytes, int index);
 void use_resources(Id encoder, const Id* resources, size_t n, unsigned long usage);
 void dispatch_threadgroups(Id encoder, Size threadgroups, Size threads);
 void insert_debug_signpost(Id encoder, const char* text);
+/// Names the encoder in a failed command buffer's error.
+void set_label(Id encoder, const char* label);
 void end(Id encoder);
 }  // namespace encoder
 

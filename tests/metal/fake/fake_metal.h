@@ -13,25 +13,35 @@
 namespace marlin::fake_metal {
 
 struct Options {
-  emulator::Options execution;
+  emulator::Options execution = {};
   uint64_t working_set_bytes = uint64_t{16} << 30;  // recommendedMaxWorkingSetSize
   uint64_t max_buffer_bytes = uint64_t{9} << 30;    // maxBufferLength
   int most_delay_us = 200;                          // a command buffer starts after a random delay up to this
-  std::string fail_kernel;                          // a dispatch of this kernel fails as a GPU fault would
+  std::string fail_kernel = {};                     // a dispatch of it fails as a GPU fault would, without a report
 };
 
 /// For the device made next and all work from now on. Call it while no command buffer runs.
 void set_options(const Options& options);
 
-/// Command buffers wait, committed, until release(): for tests of reads that come too early.
+/// Command buffers wait, committed, until release(): for tests of reads that come too early. What waits for one
+/// meanwhile waits for release().
 void hold();
 void release();
+
+/// A class that does not have this method: an older system. `class_name` as Apple's documentation names it, protocols
+/// too. show_all_selectors() undoes it.
+void hide_selector(const std::string& class_name, const std::string& selector);
+void show_all_selectors();
+
+/// The host is about to read or write here: a report if committed work that has not completed uses a buffer there. The
+/// fake sees no loads and stores of the host; buffer contents asked for count as such an access of the whole buffer.
+void expect_idle(const void* address, size_t bytes);
 
 /// What was wrong so far, in order: faults of the API's use and of kernels (these also become the command buffer's
 /// error). Empties the list.
 std::vector<std::string> take_reports();
 
-/// Objects alive, by class: leaks when the device is gone.
+/// Objects alive, by class: leaks when the device is gone. Waits for committed work unless it is held.
 std::map<std::string, int> live_objects();
 
 struct KernelCount {
