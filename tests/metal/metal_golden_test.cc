@@ -1,0 +1,163 @@
+// The demo model end to end on a Metal device against the double-precision oracle's vectors: prompts in chunks, texts
+// alone and four together.
+#include <fmt/format.h>
+
+#include "golden.h"
+
+namespace marlin::testing {
+namespace {
+
+/// The Metal this build has: a Mac's GPU, or the emulated one.
+std::string metal_device() {
+  for (const DeviceEntry& entry : device_registry()) {
+    if (entry.name.starts_with("metal") && entry.make) return entry.name;
+  }
+  return "";
+}
+
+class MetalGolden : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (metal_device().empty()) GTEST_SKIP() << "this build or machine has no Metal";
+  }
+  DemoOptions options(KvType kv, bool deterministic) const {
+    DemoOptions options = golden_options(metal_device(), kv);
+    options.deterministic = deterministic;
+    return options;
+  }
+  template <typename T>
+  std::vector<T> golden(const std::string& name) {
+    return tensor_values<T>(*file_.find(name));
+  }
+  SafetensorsFile file_ = SafetensorsFile::open(golden_file());
+};
+
+/// Logits of the last kGoldenLogitRows of `ids`, prefilled in chunks.
+std::vector<float> prefill(DemoModel& demo, const std::vector<int32_t>& ids, size_t chunk) {
+  KvSequence sequence(demo.cache());
+  std::vector<float> logits;
+  for (size_t begin = 0; begin < ids.size(); begin += chunk) {
+    const std::vector<float> rows =
+        demo.feed(sequence, std::span(ids).subspan(begin, std::min(chunk, ids.size() - begin)));
+    logits.insert(logits.end(), rows.begin(), rows.end());
+  }
+  logits.erase(logits.begin(), logits.end() - kGoldenLogitRows * demo.vocab());
+  return logits;
+}
+
+/// KL(golden || own), mean over rows.
+double mean_kl(std::span<const float> own, std::span<const float> golden, size_t width) {
+  const auto log_sum = [](std::span<const float> row) {
+    double sum = 0;
+    for (const float x : row) sum += std::exp(static_cast<double>(x));
+    return std::log(sum);
+  };
+  double kl = 0;
+  for (size_t at = 0; at < own.size(); at += width) {
+    const double own_sum = log_sum(own.subspan(at, width));
+    const double golden_sum = log_sum(golden.subspan(at, width));
+    for (size_t i = at; i < at + width; ++i) {
+      const double log_p = golden[i] - golden_sum;
+      kl += std::exp(log_p) * (log_p - (own[i] - own_sum));
+    }
+  }
+  return kl / static_cast<double>(own.size() / width);
+}
+
+// A cache of halves errs by 2^-12 of each value, a prompt's products by as much for each factor: logits of the demo
+// model, of which the largest are about 20, move by hundredths.
+constexpr double kHalfLogits = 0.15;
+constexpr double kHalfKl = 1e-4;
+
+TEST_F(MetalGolden, PromptsInChunksMatchTheOracleAndEachOther) {
+  for (const bool deterministic : {false, true}) {
+    DemoModel demo(options(KvType::kF16, deterministic));
+    for (const std::string name : {"prose", "chat"}) {
+      const auto ids = golden<int32_t>(name + ".ids");
+      const auto expected = golden<float>(name + ".logits");
+      const std::vector<float> whole = prefill(demo, ids, 64);
+      const double error = max_difference(whole, expected);
+      const double kl = mean_kl(whole, expected, static_cast<size_t>(demo.vocab()));
+      std::printf("%s%s: logits %.2e, KL %.2e\n", name.c_str(), deterministic ? ", deterministic" : "", error, kl);
+      EXPECT_LT(error, kHalfLogits);
+      EXPECT_LT(kl, kHalfKl);
+      EXPECT_EQ(prefill(demo, ids, 7), whole) << name << " in chunks of 7";
+      EXPECT_EQ(prefill(demo, ids, 1), whole) << name << " in chunks of 1";
+    }
+  }
+}
+
+/// One text being generated: follows the oracle's, and may differ only where the choice is close.
+struct Text {
+  std::string name;
+  std::vector<int32_t> expected;
+  size_t done = 0;
+
+  void check(std::span<const float> logits) {
+    const auto id = static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
+    const int32_t golden = expected[done];
+    if (id != golden) {
+      EXPECT_LT(logits[static_cast<size_t>(id)] - logits[static_cast<size_t>(golden)], 0.05)
+          << name << ", token " << done << ": " << id << " instead of " << golden;
+    }
+    ++done;
+  }
+};
+
+constexpr size_t kTextTokens = 48;
+
+class MetalGoldenTexts : public MetalGolden {
+ protected:
+  Text text(int n) {
+    Text text{fmt::format("greedy.{}", n), golden<int32_t>(fmt::format("greedy.{}.ids", n))};
+    text.expected.resize(std::min(text.expected.size(), kTextTokens));
+    return text;
+  }
+};
+
+TEST_F(MetalGoldenTexts, AloneTheyMatchTheOracle) {
+  DemoModel demo(options(KvType::kF16, false));
+  for (int n = 0; n < kGreedyPrompts; ++n) {
+    Text one = text(n);
+    KvSequence sequence(demo.cache());
+    const auto prompt = golden<int32_t>(one.name + ".prompt");
+    const std::vector<float> rows = demo.feed(sequence, prompt);
+    one.check(std::span(rows).last(static_cast<size_t>(demo.vocab())));
+    while (one.done < one.expected.size()) {
+      one.check(demo.feed(sequence, std::span(one.expected).subspan(one.done - 1, 1), Role::kDecode));
+    }
+  }
+}
+
+TEST_F(MetalGoldenTexts, FourTogetherMatchTheOracle) {
+  DemoModel demo(options(KvType::kF16, false));
+  const auto vocab = static_cast<size_t>(demo.vocab());
+  std::vector<Text> texts;
+  std::vector<KvSequence> sequences;
+  for (int n = 0; n < 4; ++n) {
+    texts.push_back(text(n));
+    sequences.emplace_back(demo.cache());
+    const std::vector<float> rows = demo.feed(sequences.back(), golden<int32_t>(texts.back().name + ".prompt"));
+    texts.back().check(std::span(rows).last(vocab));
+  }
+  while (true) {
+    Step step;
+    std::vector<Text*> running;
+    for (size_t s = 0; s < texts.size(); ++s) {
+      Text& one = texts[s];
+      if (one.done >= one.expected.size()) continue;
+      const int position = sequences[s].length();
+      ASSERT_TRUE(sequences[s].extend(demo.stream(), 1));
+      step.tokens.push_back(
+          {one.expected[one.done - 1], static_cast<int>(step.sequences.size()), position, Role::kDecode, true});
+      step.sequences.push_back(&sequences[s]);
+      running.push_back(&one);
+    }
+    if (running.empty()) break;
+    const std::vector<float> logits = demo.run(step);
+    for (size_t i = 0; i < running.size(); ++i) running[i]->check(std::span(logits).subspan(i * vocab, vocab));
+  }
+}
+
+}  // namespace
+}  // namespace marlin::testing
