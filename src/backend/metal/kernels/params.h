@@ -157,6 +157,7 @@ struct NormedRouteParams {
 };
 
 struct ExpertLinearParams {
+  uint rows;
   uint top_k;
   uint n_experts;
   uint x_row_stride;
@@ -171,6 +172,7 @@ struct ExpertSumParams {
 };
 
 struct MoeGateUpParams {
+  uint rows;
   uint top_k;
   uint n_experts;
   uint x_stride;
@@ -181,6 +183,7 @@ struct MoeGateUpParams {
 };
 
 struct MoeDownParams {
+  uint rows;
   uint top_k;
   uint n_experts;
   uint has_shared;

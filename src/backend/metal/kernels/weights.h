@@ -57,6 +57,19 @@ static inline Weight expert_weight(uint kind, constant WeightParams& p, device c
                       table[expert].scales[1], table[expert].bias);
 }
 
+/// The first row from `token` on that this dispatch computes; `rows` or more if there is none. Called by a whole
+/// simdgroup. A dispatch for some of the rows has one threadgroup go through them all, since to launch threadgroups for
+/// the many rows of a prompt that shares its batch would cost more than the few rows of the decode form themselves.
+static inline uint next_row(device const uchar* roles, uint token, uint rows, uint lane) {
+  if (ROLE == kAllRows) return token;
+  for (uint first = token; first < rows; first += kSimdWidth) {
+    const uint t = first + lane;
+    const uint next = simd_min(t < rows && row_wanted(roles, t) ? t : rows);
+    if (next < rows) return next;
+  }
+  return rows;
+}
+
 /// b[n], 0 without a bias.
 static inline float load_bias(thread const Weight& weight, uint n) {
   const uint format = kind_bias(weight.kind);
