@@ -144,9 +144,10 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
   for (uint row = simdgroup * kTileRows; row < router.out; row += simdgroups * kTileRows) {
     float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < width; k += kPassValues) {
+      const uint count = lane_count(router, k);
       Values input;
-      load_input(to, k, width, input);
-      add_tile(router, row, k, input, sums);
+      load_input(to, k, count, input);
+      add_tile(router, row, k, count, input, sums);
     }
     for (uint r = 0; r < kTileRows; ++r) {
       const float logit = simd_sum(sums[r]);
@@ -176,9 +177,10 @@ kernel void expert_linear(device const ExpertAddress* bank [[buffer(0)]], device
     device float* to = out + (ulong(token) * p.top_k + slot) * weight.out;
     float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < weight.in; k += kPassValues) {
+      const uint count = lane_count(weight, k);
       Values input;
-      load_input(from, k, weight.in, input);
-      add_tile(weight, row, k, input, sums);
+      load_input(from, k, count, input);
+      add_tile(weight, row, k, count, input, sums);
     }
     for (uint r = 0; r < kTileRows; ++r) {
       const float sum = simd_sum(sums[r]);
@@ -229,10 +231,11 @@ kernel void moe_gate_up(device const ExpertAddress* gates [[buffer(0)]], device 
     float gate_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     float up_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < gate.in; k += kPassValues) {
+      const uint count = lane_count(gate, k);
       Values input;
-      load_input(from, k, gate.in, input);
-      add_tile(gate, row, k, input, gate_sums);
-      add_tile(up, row, k, input, up_sums);
+      load_input(from, k, count, input);
+      add_tile(gate, row, k, count, input, gate_sums);
+      add_tile(up, row, k, count, input, up_sums);
     }
     device float* to = hidden + (ulong(token) * (p.top_k + 1) + slot) * gate.out;
     for (uint r = 0; r < kTileRows; ++r) {
@@ -275,9 +278,10 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
       device const float* from = hidden + (ulong(token) * (p.top_k + 1) + slot) * down.in;
       float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
       for (uint k = kLaneValues * lane; k < down.in; k += kPassValues) {
+        const uint count = lane_count(down, k);
         Values input;
-        load_input(from, k, down.in, input);
-        add_tile(down, row, k, input, sums);
+        load_input(from, k, count, input);
+        add_tile(down, row, k, count, input, sums);
       }
       for (uint r = 0; r < kTileRows; ++r) {
         totals[r] = fma(factor, sums[r], totals[r]);
