@@ -18,6 +18,12 @@ uint tiles(int64_t n, uint size) {
   return static_cast<uint>((n + size - 1) / size);
 }
 
+/// Threadgroups that share a tile of weights: one goes through all tokens if only some are wanted (next_row in
+/// weights.h).
+uint token_tiles(int rows, RoleFilter filter) {
+  return filter == kAllRows ? tiles(rows, shared_rows(rows)) : 1;
+}
+
 /// Whether one dispatch can compute both.
 bool alike(const LinearWeight& a, const LinearWeight& b) {
   return a.in_features == b.in_features && kind_of(a) == kind_of(b);
@@ -38,12 +44,11 @@ struct Products {
 void dispatch_products(Commands& commands, const Products& args, RoleFilter filter) {
   const LinearWeight& first = *args.products[0].weight;
   const auto n = static_cast<uint>(args.products.size());
-  const uint shared = shared_rows(args.rows);
   commands.kernel("linear", {{FC_FORMAT, format_of(first)},
                              {FC_PLANES, static_cast<uint>(first.n_planes)},
                              {FC_BIAS, bias_format(first)},
                              {FC_GAIN, args.gain != nullptr ? format_of(args.gain->type) : kNone},
-                             {FC_ROWS, shared},
+                             {FC_ROWS, shared_rows(args.rows)},
                              {FC_ROLE, filter},
                              {FC_ADD, args.add ? 1U : 0U},
                              {FC_PRODUCTS, n}});
@@ -71,7 +76,7 @@ void dispatch_products(Commands& commands, const Products& args, RoleFilter filt
   }
   if (filter != kAllRows) commands.in(12, args.roles, static_cast<size_t>(args.rows));
   commands.params(15, params);
-  commands.dispatch({tiles(args.rows, shared), weight_tiles, 1}, kThreads);
+  commands.dispatch({token_tiles(args.rows, filter), weight_tiles, 1}, kThreads);
 }
 
 /// One dispatch if the weights are alike.
@@ -111,7 +116,6 @@ void decode_prepare(Commands& commands, const MlaPrepareArgs& args, RoleFilter f
   const KvLayout& layout = args.kv.layout;
   const int rows = batch.n_tokens;
   const auto n = static_cast<size_t>(rows);
-  const uint shared = shared_rows(rows);
   const LinearWeight& weight = *args.q_b;
   const Format gain = format_of(args.q_a_norm->type);
   const Format kv_gain = format_of(args.kv_a_norm->type);
@@ -120,7 +124,7 @@ void decode_prepare(Commands& commands, const MlaPrepareArgs& args, RoleFilter f
                                   {FC_BIAS, bias_format(weight)},
                                   {FC_GAIN, gain},
                                   {FC_KV_GAIN, kv_gain},
-                                  {FC_ROWS, shared},
+                                  {FC_ROWS, shared_rows(rows)},
                                   {FC_ROLE, filter},
                                   {FC_KV, kv_format(layout)}});
   MlaPrepareParams params{};
@@ -128,7 +132,7 @@ void decode_prepare(Commands& commands, const MlaPrepareArgs& args, RoleFilter f
   params.q_a_stride = static_cast<uint>(args.q_a_stride);
   params.kv_a_stride = static_cast<uint>(args.kv_a_stride);
   params.eps = static_cast<float>(args.eps);
-  params.token_tiles = tiles(rows, shared);
+  params.token_tiles = token_tiles(rows, filter);
   params.nope = static_cast<uint>(args.shape.nope);
   params.weight = weight_params(weight);
   params.kv = kv_params(args.kv, batch);

@@ -17,6 +17,11 @@ uint tiles(int64_t rows) {
   return static_cast<uint>((rows + kTileRows - 1) / kTileRows);
 }
 
+/// One that goes through all tokens if only some are wanted (next_row in weights.h).
+uint token_groups(int rows, RoleFilter filter) {
+  return filter == kAllRows ? static_cast<uint>(rows) : 1;
+}
+
 const LinearWeight& expert(const ExpertBank& bank) {
   return bank.experts.front();
 }
@@ -43,7 +48,7 @@ RouteParams route_params(const RouteArgs& args) {
   return params;
 }
 
-/// Binds the choice of `rows` tokens: ids and then weights, 4 bytes each.
+/// Of the ids, and of the weights.
 size_t choice_bytes(const RouteArgs& args) {
   return static_cast<size_t>(args.rows) * static_cast<size_t>(args.top_k) * 4;
 }
@@ -57,6 +62,7 @@ void decode_experts(Commands& commands, const ExpertLinearArgs& args, RoleFilter
   const int64_t pairs = int64_t{args.rows} * args.top_k;
   commands.kernel("expert_linear", {{FC_GATE, kind_of(weight)}, {FC_ROLE, filter}});
   ExpertLinearParams params{};
+  params.rows = static_cast<uint>(args.rows);
   params.top_k = static_cast<uint>(args.top_k);
   params.n_experts = static_cast<uint>(args.bank->experts.size());
   params.x_row_stride = static_cast<uint>(args.x_row_stride);
@@ -69,7 +75,7 @@ void decode_experts(Commands& commands, const ExpertLinearArgs& args, RoleFilter
   if (filter != kAllRows) commands.in(3, args.roles, static_cast<size_t>(args.rows));
   commands.out(4, args.out, matrix_bytes(pairs, weight.out_features, weight.out_features));
   commands.params(5, params);
-  commands.dispatch({static_cast<uint>(pairs), tiles(weight.out_features), 1}, kThreads);
+  commands.dispatch({token_groups(args.rows, filter), tiles(weight.out_features), params.top_k}, kThreads);
 }
 
 // ---- fused_moe -----------------------------------------------------------------------------------------------------
@@ -102,6 +108,7 @@ void decode_gate_up(Commands& commands, const FusedMoeArgs& args, RoleFilter fil
                                   {FC_SHARED_UP, kind_or_none(args.shared_up)},
                                   {FC_ROLE, filter}});
   MoeGateUpParams params{};
+  params.rows = static_cast<uint>(args.rows);
   params.top_k = static_cast<uint>(args.top_k);
   params.n_experts = static_cast<uint>(args.gate->experts.size());
   params.x_stride = static_cast<uint>(args.x_stride);
@@ -122,7 +129,7 @@ void decode_gate_up(Commands& commands, const FusedMoeArgs& args, RoleFilter fil
   commands.out(15, args.hidden, hidden_bytes(args));
   commands.params(16, params);
   const auto slots = static_cast<uint>(args.top_k) + (shared ? 1 : 0);
-  commands.dispatch({static_cast<uint>(args.rows), tiles(gate.out_features), slots}, kThreads);
+  commands.dispatch({token_groups(args.rows, filter), tiles(gate.out_features), slots}, kThreads);
 }
 
 void decode_down(Commands& commands, const FusedMoeArgs& args, RoleFilter filter) {
@@ -133,6 +140,7 @@ void decode_down(Commands& commands, const FusedMoeArgs& args, RoleFilter filter
                                {FC_ROLE, filter},
                                {FC_ADD, args.add_to_out ? 1U : 0U}});
   MoeDownParams params{};
+  params.rows = static_cast<uint>(args.rows);
   params.top_k = static_cast<uint>(args.top_k);
   params.n_experts = static_cast<uint>(args.down->experts.size());
   params.has_shared = shared ? 1 : 0;
@@ -149,7 +157,7 @@ void decode_down(Commands& commands, const FusedMoeArgs& args, RoleFilter filter
   if (filter != kAllRows) commands.in(9, args.roles, static_cast<size_t>(args.rows));
   commands.out(10, args.out, matrix_bytes(args.rows, down.out_features, down.out_features));
   commands.params(11, params);
-  commands.dispatch({static_cast<uint>(args.rows), tiles(down.out_features), 1}, kThreads);
+  commands.dispatch({token_groups(args.rows, filter), tiles(down.out_features), 1}, kThreads);
 }
 
 }  // namespace

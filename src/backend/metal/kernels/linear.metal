@@ -1,6 +1,7 @@
 // Decode forms of linear and of the fused ops that begin with one: y = W x for the few tokens of a decode step.
 //
 //   threadgroup     2 simdgroups; x: ROWS tokens, y: 8 rows of W, so that neighbours in time share weights in the cache
+//                   (all tokens, ROWS at a time, where only rows of one role are wanted)
 //   simdgroup       4 rows of W times ROWS tokens
 //   lane            16 neighbouring k of each 512 (weights.h); all lanes are summed at the end
 //   lanes 0…3       after the sums, lane t writes the 4 outputs of token t
@@ -13,50 +14,70 @@ constant uint KV_GAIN [[function_constant(FC_KV_GAIN)]];
 
 constant constexpr uint kMaxTokens = 4;
 
-/// sums[t][r] = W[row + r] norm(x[token + t]) in every lane. Tokens and rows that do not exist repeat the last one.
-static inline void product(thread const Weight& weight, device const float* x, uint x_stride, uint rows,
-                           device const uchar* gain, float eps, uint row, uint token, uint lane,
+/// Tokens that share a reading of the weights. Those from `count` on repeat the one before.
+struct Tokens {
+  uint index[kMaxTokens];
+  uint count;
+};
+
+/// The next ROWS tokens from `token` on, which moves behind them.
+static inline Tokens take_tokens(device const uchar* roles, thread uint& token, uint end, uint lane) {
+  Tokens tokens;
+  tokens.count = 0;
+  for (uint t = 0; t < kMaxTokens; ++t) {
+    tokens.index[t] = t == 0 ? token : tokens.index[t - 1];
+    if (t < ROWS && token < end) {
+      tokens.index[t] = token;
+      tokens.count = t + 1;
+      token = next_row(roles, token + 1, end, lane);
+    }
+  }
+  return tokens;
+}
+
+/// sums[t][r] = W[row + r] norm(x[token t]) in every lane. Rows that do not exist repeat the last one.
+static inline void product(thread const Weight& weight, device const float* x, uint x_stride, device const uchar* gain,
+                           float eps, uint row, thread const Tokens& tokens, uint lane,
                            thread float (&sums)[kMaxTokens][kTileRows]) {
   float squares[kMaxTokens];
-  for (uint t = 0; t < ROWS; ++t) {
+  for (uint t = 0; t < kMaxTokens; ++t) {
     squares[t] = 0.0f;
     for (uint r = 0; r < kTileRows; ++r) sums[t][r] = 0.0f;
   }
   for (uint k = kLaneValues * lane; k < weight.in; k += kPassValues) {
+    const uint count = lane_count(weight, k);
     Values inputs[kMaxTokens];
-    for (uint t = 0; t < ROWS; ++t) {
-      load_input(x + ulong(min(token + t, rows - 1)) * x_stride, k, weight.in, inputs[t]);
+    for (uint t = 0; t < kMaxTokens; ++t) {
+      if (t < ROWS) load_input(x + ulong(tokens.index[t]) * x_stride, k, count, inputs[t]);
     }
     if (GAIN != kNone) {
       Values gains;
-      load_plain16(gain, k, weight.in - k, GAIN, gains);
-      for (uint t = 0; t < ROWS; ++t) {
+      load_plain16(gain, k, count, GAIN, gains);
+      for (uint t = 0; t < kMaxTokens; ++t) {
+        if (t >= ROWS) continue;
         squares[t] += dot16(inputs[t], inputs[t]);
         for (uint i = 0; i < 4; ++i) inputs[t].part[i] = inputs[t].part[i] * gains.part[i];
       }
     }
     for (uint r = 0; r < kTileRows; ++r) {
-      for (uint plane = 0; plane < kind_planes(weight.kind); ++plane) {
+      for (uint plane = 0; plane < 2; ++plane) {
+        if (plane >= kind_planes(weight.kind)) continue;
         Values values;
-        const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, values);
-        for (uint t = 0; t < ROWS; ++t) sums[t][r] = fma(dot16(values, inputs[t]), factor, sums[t][r]);
+        const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, count, values);
+        for (uint t = 0; t < kMaxTokens; ++t) {
+          if (t < ROWS) sums[t][r] = fma(dot16(values, inputs[t]), factor, sums[t][r]);
+        }
       }
     }
   }
-  for (uint t = 0; t < ROWS; ++t) {
+  for (uint t = 0; t < kMaxTokens; ++t) {
+    if (t >= ROWS) continue;
     const float scale = GAIN != kNone ? rsqrt(simd_sum(squares[t]) / float(weight.in) + eps) : 1.0f;
     for (uint r = 0; r < kTileRows; ++r) {
       const float bias = load_bias(weight, min(row + r, weight.out - 1));
       sums[t][r] = fma(scale, simd_sum(sums[t][r]), bias);
     }
   }
-}
-
-/// Whether any of a tile's tokens is to be computed.
-static inline bool tile_wanted(device const uchar* roles, uint token, uint rows) {
-  bool wanted = false;
-  for (uint t = 0; t < ROWS; ++t) wanted = wanted || (token + t < rows && row_wanted(roles, token + t));
-  return wanted;
 }
 
 // ---- linear, linear_add, normed_linears ----------------------------------------------------------------------------
@@ -84,16 +105,20 @@ kernel void linear(device const uchar* codes0 [[buffer(0)]], device const uchar*
     to = second_out;
   }
   const uint row = (row_tile * simdgroups + simdgroup) * kTileRows;
-  const uint token = tile.x * ROWS;
-  if (row >= weight.out || !tile_wanted(roles, token, p.rows)) return;
+  if (row >= weight.out) return;
 
-  float sums[kMaxTokens][kTileRows];
-  product(weight, x, p.x_stride, p.rows, gain, p.eps, row, token, lane, sums);
-  for (uint t = 0; t < ROWS; ++t) {
-    if (lane != t || token + t >= p.rows || !row_wanted(roles, token + t)) continue;
-    device float* y = to + ulong(token + t) * out_stride + row;
-    for (uint r = 0; r < kTileRows; ++r) {
-      if (row + r < weight.out) y[r] = ADD != 0 ? y[r] + sums[t][r] : sums[t][r];
+  const uint end = ROLE == kAllRows ? min(p.rows, (tile.x + 1) * ROWS) : p.rows;
+  uint token = next_row(roles, tile.x * ROWS, end, lane);
+  while (token < end) {
+    const Tokens tokens = take_tokens(roles, token, end, lane);
+    float sums[kMaxTokens][kTileRows];
+    product(weight, x, p.x_stride, gain, p.eps, row, tokens, lane, sums);
+    for (uint t = 0; t < kMaxTokens; ++t) {
+      if (lane != t || t >= tokens.count) continue;
+      device float* y = to + ulong(tokens.index[t]) * out_stride + row;
+      for (uint r = 0; r < kTileRows; ++r) {
+        if (row + r < weight.out) y[r] = ADD != 0 ? y[r] + sums[t][r] : sums[t][r];
+      }
     }
   }
 }
@@ -162,24 +187,30 @@ kernel void mla_prepare(device const uchar* codes0 [[buffer(0)]], device const u
   }
   const uint tile = place - p.rows;
   const uint row = (tile / p.token_tiles * simdgroups + simdgroup) * kTileRows;
-  const uint token = tile % p.token_tiles * ROWS;
-  if (row >= p.weight.out || !tile_wanted(roles, token, p.rows)) return;
+  if (row >= p.weight.out) return;
 
   const Weight weight =
       bound_weight(weight_kind(FORMAT, PLANES, BIAS), p.weight, codes0, scales0, codes1, scales1, bias);
-  float sums[kMaxTokens][kTileRows];
-  product(weight, q_a, p.q_a_stride, p.rows, gain, p.eps, row, token, lane, sums);
-  for (uint t = 0; t < ROWS; ++t) {
-    if (lane != t || token + t >= p.rows || !row_wanted(roles, token + t)) continue;
-    device float* y = q + ulong(token + t) * weight.out + row;
-    device const float* angles = rope_table + ulong(uint(positions[token + t])) * p.kv.rope;
-    for (uint r = 0; r < kTileRows; r += 2) {
-      if (row + r >= weight.out) break;
-      const uint in_head = (row + r) % (p.nope + p.kv.rope);
-      float2 pair = float2(sums[t][r], sums[t][r + 1]);
-      if (in_head >= p.nope) pair = rotated(pair.x, pair.y, angles[in_head - p.nope], angles[in_head - p.nope + 1]);
-      y[r] = pair.x;
-      y[r + 1] = pair.y;
+  const uint first = tile % p.token_tiles * ROWS;
+  const uint end = ROLE == kAllRows ? min(p.rows, first + ROWS) : p.rows;
+  uint token = next_row(roles, first, end, lane);
+  while (token < end) {
+    const Tokens tokens = take_tokens(roles, token, end, lane);
+    float sums[kMaxTokens][kTileRows];
+    product(weight, q_a, p.q_a_stride, gain, p.eps, row, tokens, lane, sums);
+    for (uint t = 0; t < kMaxTokens; ++t) {
+      if (lane != t || t >= tokens.count) continue;
+      const uint at = tokens.index[t];
+      device float* y = q + ulong(at) * weight.out + row;
+      device const float* angles = rope_table + ulong(uint(positions[at])) * p.kv.rope;
+      for (uint r = 0; r < kTileRows; r += 2) {
+        if (row + r >= weight.out) break;
+        const uint in_head = (row + r) % (p.nope + p.kv.rope);
+        float2 pair = float2(sums[t][r], sums[t][r + 1]);
+        if (in_head >= p.nope) pair = rotated(pair.x, pair.y, angles[in_head - p.nope], angles[in_head - p.nope + 1]);
+        y[r] = pair.x;
+        y[r + 1] = pair.y;
+      }
     }
   }
 }

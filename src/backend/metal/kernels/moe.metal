@@ -4,7 +4,9 @@
 //                          a time; then simdgroup 0 alone chooses.
 //   moe_gate_up            x: token, y: 8 rows of gate and of up, z: slot (a chosen expert, or the shared one at top_k)
 //   moe_down               x: token, y: 8 rows of the output, summed over the slots in order
-//   expert_linear          x: token and slot, y: 8 rows
+//   expert_linear          x: token, y: 8 rows, z: slot
+//
+// Where only rows of one role are wanted, a threadgroup goes through all tokens (next_row in weights.h).
 //
 // In the products a simdgroup takes 4 rows and a lane 16 neighbouring k of each 512 (weights.h). Expert ids never leave
 // the device: an expert's weights are reached through the table of its bank.
@@ -142,9 +144,10 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
   for (uint row = simdgroup * kTileRows; row < router.out; row += simdgroups * kTileRows) {
     float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < width; k += kPassValues) {
+      const uint count = lane_count(router, k);
       Values input;
-      load_input(to, k, width, input);
-      add_tile(router, row, k, input, sums);
+      load_input(to, k, count, input);
+      add_tile(router, row, k, count, input, sums);
     }
     for (uint r = 0; r < kTileRows; ++r) {
       const float logit = simd_sum(sums[r]);
@@ -161,25 +164,27 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
 kernel void expert_linear(device const ExpertAddress* bank [[buffer(0)]], device const int* ids [[buffer(1)]],
                           device const float* x [[buffer(2)]], device const uchar* roles [[buffer(3)]],
                           device float* out [[buffer(4)]], constant ExpertLinearParams& p [[buffer(5)]],
-                          uint2 place [[threadgroup_position_in_grid]],
+                          uint3 place [[threadgroup_position_in_grid]], uint3 grid [[threadgroups_per_grid]],
                           uint simdgroup [[simdgroup_index_in_threadgroup]],
                           uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  const uint token = place.x / p.top_k;
-  const uint slot = place.x % p.top_k;
+  const uint slot = place.z;
   const uint row = (place.y * simdgroups + simdgroup) * kTileRows;
-  if (row >= p.weight.out || !row_wanted(roles, token)) return;
-  const Weight weight = expert_weight(GATE, p.weight, bank, chosen_expert(ids, token, slot, p.top_k, p.n_experts));
-  device const float* from = x + ulong(token) * p.x_row_stride + ulong(slot) * p.x_slot_stride;
-  float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-  for (uint k = kLaneValues * lane; k < weight.in; k += kPassValues) {
-    Values input;
-    load_input(from, k, weight.in, input);
-    add_tile(weight, row, k, input, sums);
-  }
-  for (uint r = 0; r < kTileRows; ++r) {
-    const float sum = simd_sum(sums[r]);
-    if (lane == r && row + r < weight.out) {
-      out[ulong(place.x) * weight.out + row + r] = sum + load_bias(weight, row + r);
+  if (row >= p.weight.out) return;
+  for (uint token = next_row(roles, place.x, p.rows, lane); token < p.rows;
+       token = next_row(roles, token + grid.x, p.rows, lane)) {
+    const Weight weight = expert_weight(GATE, p.weight, bank, chosen_expert(ids, token, slot, p.top_k, p.n_experts));
+    device const float* from = x + ulong(token) * p.x_row_stride + ulong(slot) * p.x_slot_stride;
+    device float* to = out + (ulong(token) * p.top_k + slot) * weight.out;
+    float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (uint k = kLaneValues * lane; k < weight.in; k += kPassValues) {
+      const uint count = lane_count(weight, k);
+      Values input;
+      load_input(from, k, count, input);
+      add_tile(weight, row, k, count, input, sums);
+    }
+    for (uint r = 0; r < kTileRows; ++r) {
+      const float sum = simd_sum(sums[r]);
+      if (lane == r && row + r < weight.out) to[row + r] = sum + load_bias(weight, row + r);
     }
   }
 }
@@ -207,38 +212,41 @@ kernel void moe_gate_up(device const ExpertAddress* gates [[buffer(0)]], device 
                         device const int* ids [[buffer(12)]], device const float* x [[buffer(13)]],
                         device const uchar* roles [[buffer(14)]], device float* hidden [[buffer(15)]],
                         constant MoeGateUpParams& p [[buffer(16)]], uint3 place [[threadgroup_position_in_grid]],
-                        uint simdgroup [[simdgroup_index_in_threadgroup]],
+                        uint3 grid [[threadgroups_per_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                         uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  const uint token = place.x;
   const uint slot = place.z;
   const uint row = (place.y * simdgroups + simdgroup) * kTileRows;
-  if (row >= p.gate.out || !row_wanted(roles, token)) return;
-  Weight gate;
-  Weight up;
-  if (slot == p.top_k) {
-    gate = bound_weight(SHARED_GATE, p.shared_gate, gate_codes0, gate_scales0, gate_codes1, gate_scales1, gate_bias);
-    up = bound_weight(SHARED_UP, p.shared_up, up_codes0, up_scales0, up_codes1, up_scales1, up_bias);
-  } else {
-    const uint expert = chosen_expert(ids, token, slot, p.top_k, p.n_experts);
-    gate = expert_weight(GATE, p.gate, gates, expert);
-    up = expert_weight(UP, p.up, ups, expert);
-  }
-  device const float* from = x + ulong(token) * p.x_stride;
-  float gate_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-  float up_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-  for (uint k = kLaneValues * lane; k < gate.in; k += kPassValues) {
-    Values input;
-    load_input(from, k, gate.in, input);
-    add_tile(gate, row, k, input, gate_sums);
-    add_tile(up, row, k, input, up_sums);
-  }
-  device float* to = hidden + (ulong(token) * (p.top_k + 1) + slot) * gate.out;
-  for (uint r = 0; r < kTileRows; ++r) {
-    const float gate_sum = simd_sum(gate_sums[r]);
-    const float up_sum = simd_sum(up_sums[r]);
-    if (lane == r && row + r < gate.out) {
-      const float g = gate_sum + load_bias(gate, row + r);
-      to[row + r] = g / (1.0f + exp(-g)) * (up_sum + load_bias(up, row + r));
+  if (row >= p.gate.out) return;
+  for (uint token = next_row(roles, place.x, p.rows, lane); token < p.rows;
+       token = next_row(roles, token + grid.x, p.rows, lane)) {
+    Weight gate;
+    Weight up;
+    if (slot == p.top_k) {
+      gate = bound_weight(SHARED_GATE, p.shared_gate, gate_codes0, gate_scales0, gate_codes1, gate_scales1, gate_bias);
+      up = bound_weight(SHARED_UP, p.shared_up, up_codes0, up_scales0, up_codes1, up_scales1, up_bias);
+    } else {
+      const uint expert = chosen_expert(ids, token, slot, p.top_k, p.n_experts);
+      gate = expert_weight(GATE, p.gate, gates, expert);
+      up = expert_weight(UP, p.up, ups, expert);
+    }
+    device const float* from = x + ulong(token) * p.x_stride;
+    float gate_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float up_sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (uint k = kLaneValues * lane; k < gate.in; k += kPassValues) {
+      const uint count = lane_count(gate, k);
+      Values input;
+      load_input(from, k, count, input);
+      add_tile(gate, row, k, count, input, gate_sums);
+      add_tile(up, row, k, count, input, up_sums);
+    }
+    device float* to = hidden + (ulong(token) * (p.top_k + 1) + slot) * gate.out;
+    for (uint r = 0; r < kTileRows; ++r) {
+      const float gate_sum = simd_sum(gate_sums[r]);
+      const float up_sum = simd_sum(up_sums[r]);
+      if (lane == r && row + r < gate.out) {
+        const float g = gate_sum + load_bias(gate, row + r);
+        to[row + r] = g / (1.0f + exp(-g)) * (up_sum + load_bias(up, row + r));
+      }
     }
   }
 }
@@ -251,37 +259,41 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
                      device const int* ids [[buffer(6)]], device const float* weights [[buffer(7)]],
                      device const float* hidden [[buffer(8)]], device const uchar* roles [[buffer(9)]],
                      device float* out [[buffer(10)]], constant MoeDownParams& p [[buffer(11)]],
-                     uint2 place [[threadgroup_position_in_grid]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+                     uint2 place [[threadgroup_position_in_grid]], uint2 grid [[threadgroups_per_grid]],
+                     uint simdgroup [[simdgroup_index_in_threadgroup]],
                      uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
-  const uint token = place.x;
   const uint row = (place.y * simdgroups + simdgroup) * kTileRows;
-  if (row >= p.down.out || !row_wanted(roles, token)) return;
-  float totals[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-  float biases[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-  for (uint slot = 0; slot < p.top_k + p.has_shared; ++slot) {
-    Weight down;
-    float factor = 1.0f;
-    if (slot == p.top_k) {
-      down = bound_weight(SHARED_GATE, p.shared_down, codes0, scales0, codes1, scales1, bias);
-    } else {
-      down = expert_weight(GATE, p.down, downs, chosen_expert(ids, token, slot, p.top_k, p.n_experts));
-      factor = weights[ulong(token) * p.top_k + slot];
+  if (row >= p.down.out) return;
+  for (uint token = next_row(roles, place.x, p.rows, lane); token < p.rows;
+       token = next_row(roles, token + grid.x, p.rows, lane)) {
+    float totals[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float biases[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (uint slot = 0; slot < p.top_k + p.has_shared; ++slot) {
+      Weight down;
+      float factor = 1.0f;
+      if (slot == p.top_k) {
+        down = bound_weight(SHARED_GATE, p.shared_down, codes0, scales0, codes1, scales1, bias);
+      } else {
+        down = expert_weight(GATE, p.down, downs, chosen_expert(ids, token, slot, p.top_k, p.n_experts));
+        factor = weights[ulong(token) * p.top_k + slot];
+      }
+      device const float* from = hidden + (ulong(token) * (p.top_k + 1) + slot) * down.in;
+      float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
+      for (uint k = kLaneValues * lane; k < down.in; k += kPassValues) {
+        const uint count = lane_count(down, k);
+        Values input;
+        load_input(from, k, count, input);
+        add_tile(down, row, k, count, input, sums);
+      }
+      for (uint r = 0; r < kTileRows; ++r) {
+        totals[r] = fma(factor, sums[r], totals[r]);
+        biases[r] = fma(factor, load_bias(down, min(row + r, down.out - 1)), biases[r]);
+      }
     }
-    device const float* from = hidden + (ulong(token) * (p.top_k + 1) + slot) * down.in;
-    float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (uint k = kLaneValues * lane; k < down.in; k += kPassValues) {
-      Values input;
-      load_input(from, k, down.in, input);
-      add_tile(down, row, k, input, sums);
-    }
+    device float* to = out + ulong(token) * p.down.out;
     for (uint r = 0; r < kTileRows; ++r) {
-      totals[r] = fma(factor, sums[r], totals[r]);
-      biases[r] = fma(factor, load_bias(down, min(row + r, down.out - 1)), biases[r]);
+      const float sum = simd_sum(totals[r]) + biases[r];
+      if (lane == r && row + r < p.down.out) to[row + r] = ADD != 0 ? to[row + r] + sum : sum;
     }
-  }
-  device float* to = out + ulong(token) * p.down.out;
-  for (uint r = 0; r < kTileRows; ++r) {
-    const float sum = simd_sum(totals[r]) + biases[r];
-    if (lane == r && row + r < p.down.out) to[row + r] = ADD != 0 ? to[row + r] + sum : sum;
   }
 }

@@ -198,6 +198,7 @@ struct NormedRouteParams {
 };
 
 struct ExpertLinearParams {
+  uint rows;
   uint top_k;
   uint n_experts;
   uint x_row_stride;
@@ -212,6 +213,7 @@ struct ExpertSumParams {
 };
 
 struct MoeGateUpParams {
+  uint rows;
   uint top_k;
   uint n_experts;
   uint x_stride;
@@ -222,6 +224,7 @@ struct MoeGateUpParams {
 };
 
 struct MoeDownParams {
+  uint rows;
   uint top_k;
   uint n_experts;
   uint has_shared;

@@ -63,10 +63,35 @@ static inline Weight expert_weight(uint kind, constant WeightParams& p, device c
                       table[expert].scales[1], table[expert].bias);
 }
 
+/// The first row from `token` on that this dispatch computes; `rows` or more if there is none. Called by a whole
+/// simdgroup. A dispatch for some of the rows has one threadgroup go through them all, since to launch threadgroups for
+/// the many rows of a prompt that shares its batch would cost more than the few rows of the decode form themselves.
+static inline uint next_row(device const uchar* roles, uint token, uint rows, uint lane) {
+  if (ROLE == kAllRows) return token;
+  for (uint first = token; first < rows; first += kSimdWidth) {
+    const uint t = first + lane;
+    const uint next = simd_min(t < rows && row_wanted(roles, t) ? t : rows);
+    if (next < rows) return next;
+  }
+  return rows;
+}
+
 /// b[n], 0 without a bias.
 static inline float load_bias(thread const Weight& weight, uint n) {
   const uint format = kind_bias(weight.kind);
   return format == kNone ? 0.0f : load_plain(weight.bias, n, format);
+}
+
+// Loops over what a lane holds in registers have fixed bounds and fixed indices, so that nothing need be in memory.
+
+/// Elements first … first + 3 of a stored vector, of which those from `count` on are 0.
+static inline float4 load_plain4(device const uchar* data, ulong first, uint count, uint format) {
+  float4 values = float4(0.0f, 0.0f, 0.0f, 0.0f);
+  if (count > 0) values.x = load_plain(data, first, format);
+  if (count > 1) values.y = load_plain(data, first + 1, format);
+  if (count > 2) values.z = load_plain(data, first + 2, format);
+  if (count > 3) values.w = load_plain(data, first + 3, format);
+  return values;
 }
 
 /// Elements first … first + 15 of a stored vector, of which those from `count` on are 0. Rows begin at multiples of
@@ -74,9 +99,7 @@ static inline float load_bias(thread const Weight& weight, uint n) {
 static inline void load_plain16(device const uchar* data, ulong first, uint count, uint format,
                                 thread Values& values) {
   if (count < kLaneValues) {
-    for (uint i = 0; i < kLaneValues; ++i) {
-      values.part[i / 4][i % 4] = i < count ? load_plain(data, first + i, format) : 0.0f;
-    }
+    for (uint i = 0; i < 4; ++i) values.part[i] = load_plain4(data, first + 4 * i, max(count, 4 * i) - 4 * i, format);
   } else if (format == kF32) {
     device const packed_float4* from = (device const packed_float4*)((device const float*)data + first);
     for (uint i = 0; i < 4; ++i) values.part[i] = float4(from[i]);
@@ -89,16 +112,21 @@ static inline void load_plain16(device const uchar* data, ulong first, uint coun
   }
 }
 
-/// x[k … k + 15], zero from `in` on.
-static inline void load_input(device const float* x, uint k, uint in, thread Values& values) {
-  load_plain16((device const uchar*)x, k, in - k, kF32, values);
+/// How many values from k on a lane takes: always 16 of FP4, whose rows are whole groups.
+static inline uint lane_count(thread const Weight& weight, uint k) {
+  return kind_format(weight.kind) == kFp4 ? kLaneValues : min(weight.in - k, kLaneValues);
 }
 
-/// W[row, k … k + 15] of one plane, zero from `in` on, over the factor that is returned.
-static inline float load_weights(thread const Weight& weight, uint plane, uint row, uint k,
+/// x[k … k + 15], zero from k + count on.
+static inline void load_input(device const float* x, uint k, uint count, thread Values& values) {
+  load_plain16((device const uchar*)x, k, count, kF32, values);
+}
+
+/// W[row, k … k + 15] of one plane, zero from k + count on, over the factor that is returned.
+static inline float load_weights(thread const Weight& weight, uint plane, uint row, uint k, uint count,
                                  thread Values& values) {
   if (kind_format(weight.kind) != kFp4) {
-    load_plain16(weight.codes[0], ulong(row) * weight.in + k, weight.in - k, kind_format(weight.kind), values);
+    load_plain16(weight.codes[0], ulong(row) * weight.in + k, count, kind_format(weight.kind), values);
     return 1.0f;
   }
   const ulong at = ulong(row) * (weight.in / 2) + k / 2;
@@ -118,12 +146,13 @@ static inline float dot16(thread const Values& a, thread const Values& b) {
 }
 
 /// sums[r] += W[row + r, k … k + 15] x for the rows of a tile; rows that do not exist repeat the last one.
-static inline void add_tile(thread const Weight& weight, uint row, uint k, thread const Values& x,
+static inline void add_tile(thread const Weight& weight, uint row, uint k, uint count, thread const Values& x,
                             thread float (&sums)[kTileRows]) {
   for (uint r = 0; r < kTileRows; ++r) {
-    for (uint plane = 0; plane < kind_planes(weight.kind); ++plane) {
+    for (uint plane = 0; plane < 2; ++plane) {
+      if (plane >= kind_planes(weight.kind)) continue;
       Values values;
-      const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, values);
+      const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, count, values);
       sums[r] = fma(dot16(values, x), factor, sums[r]);
     }
   }
