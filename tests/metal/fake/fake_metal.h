@@ -40,6 +40,8 @@ void expect_idle(const void* address, size_t bytes);
 /// What was wrong so far, in order: faults of the API's use and of kernels (these also become the command buffer's
 /// error). Empties the list.
 std::vector<std::string> take_reports();
+/// What was legal but odd in kernels: races of equal values.
+std::vector<std::string> take_notes();
 
 /// Objects alive, by class: leaks when the device is gone. Waits for committed work unless it is held.
 std::map<std::string, int> live_objects();
