@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <numeric>
 #include <optional>
@@ -369,6 +370,7 @@ TEST_F(FakeMetalTest, ADispatchRuns) {
   auto counts = fake_metal::take_counts();
   EXPECT_EQ(counts.at("fill").dispatches, 1u);
   EXPECT_THAT(fake_metal::take_counts(), IsEmpty());
+  EXPECT_THAT(fake_metal::take_notes(), IsEmpty());
 }
 
 TEST_F(FakeMetalTest, OffsetsAndThreadgroupMemory) {
@@ -431,7 +433,27 @@ TEST_F(FakeMetalTest, QueuedCommandBuffersRunInOrder) {
   EXPECT_EQ(values(out)[0], 1343u);
 }
 
+TEST_F(FakeMetalTest, QueuesAreIndependent) {
+  start({.most_delay_us = 2000});
+  Object other = device::new_command_queue(device_.get(), 4);
+  Object out = buffer(), other_out = buffer();
+  Object step = pipeline("times_ten_plus", 1);
+  for (Id target : {out.get(), other_out.get(), out.get(), other_out.get()}) {
+    Object commands = queue::command_buffer(target == out.get() ? queue_.get() : other.get());
+    Object encoder = command_buffer::compute_encoder(commands.get());
+    encoder::set_pipeline(encoder.get(), step.get());
+    encoder::set_buffer(encoder.get(), target, 0, 0);
+    encoder::dispatch_threadgroups(encoder.get(), {1, 1, 1}, {1, 1, 1});
+    encoder::end(encoder.get());
+    command_buffer::commit(commands.get());
+  }
+  fake_metal::live_objects();  // waits
+  EXPECT_EQ(values(out)[0], 11u);
+  EXPECT_EQ(values(other_out)[0], 11u);
+}
+
 TEST_F(FakeMetalTest, HeldWorkKeepsWhatItUsesAndShowsEarlyAccess) {
+  start({.most_delay_us = 0});
   Object out = buffer(), other = buffer(5);
   Object commands = command_buffer();
   {
@@ -450,6 +472,7 @@ TEST_F(FakeMetalTest, HeldWorkKeepsWhatItUsesAndShowsEarlyAccess) {
   buffer::set_label(out.get(), "out");
   const void* address = buffer::contents(out.get());
   command_buffer::commit(commands.get());
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
   EXPECT_EQ(fake_metal::live_objects().at("MTLBuffer"), 3) << "the command buffer keeps one alive";
   EXPECT_LT(command_buffer::status(commands.get()), kCommandBufferStatusCompleted);
   EXPECT_EQ(values(other), counting_from(5));

@@ -297,8 +297,10 @@ std::string CommandBuffer::run_command(Command& command) {
     error = "kernel '" + kernel + "': " + error;
     report(error);
   }
+  for (const std::string& text : outcome.notes) note("kernel '" + kernel + "': " + text);
+  if (!outcome.errors.empty()) return outcome.errors[0];
   count_dispatch(kernel, outcome);
-  return outcome.errors.empty() ? "" : outcome.errors[0];
+  return "";
 }
 
 Ref<Error> CommandBuffer::make_error(const std::string& failure) {

@@ -1,6 +1,10 @@
 // A Metal that runs on Linux: enough of the Objective-C runtime, Foundation and Metal for src/backend/metal to work as
 // it is, over the kernel emulator. It checks what Apple's validation layer checks, runs command buffers on a thread of
 // its own after random delays, and knows every object that is still alive. Tests steer it by this header.
+//
+// What it cannot show: it runs dispatches one after the other, so a barrier that is missing between them is not found;
+// it sees no loads and stores of the host (a buffer whose contents were asked for counts as written, all of it); it
+// compiles nothing, so every pipeline takes 1024 threads; and it has only the selectors that the backend uses.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +44,8 @@ void expect_idle(const void* address, size_t bytes);
 /// What was wrong so far, in order: faults of the API's use and of kernels (these also become the command buffer's
 /// error). Empties the list.
 std::vector<std::string> take_reports();
+/// What was legal but odd in kernels: races of equal values.
+std::vector<std::string> take_notes();
 
 /// Objects alive, by class: leaks when the device is gone. Waits for committed work unless it is held.
 std::map<std::string, int> live_objects();

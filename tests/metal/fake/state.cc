@@ -16,7 +16,7 @@ struct State {
   std::mutex mutex;
   std::condition_variable changed;
   Options options;
-  std::vector<std::string> reports;
+  std::vector<std::string> reports, notes;
   std::map<std::string, KernelCount> counts;
   bool held = false;
   int work = 0;
@@ -44,6 +44,16 @@ Options options() {
 void report(const std::string& text) {
   std::lock_guard lock(state().mutex);
   state().reports.push_back(text);
+}
+
+void note(const std::string& text) {
+  std::lock_guard lock(state().mutex);
+  state().notes.push_back(text);
+}
+
+std::vector<std::string> take_notes() {
+  std::lock_guard lock(state().mutex);
+  return std::exchange(state().notes, {});
 }
 
 void die(const std::string& text) {

@@ -9,6 +9,8 @@ namespace marlin::fake_metal {
 
 /// Something was wrong; see take_reports().
 void report(const std::string& text);
+/// Legal but odd; see take_notes().
+void note(const std::string& text);
 /// Where the real system would crash.
 [[noreturn]] void die(const std::string& text);
 
