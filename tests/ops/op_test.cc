@@ -29,7 +29,9 @@ TEST_P(OpTest, MatchesOracle) {
 
 INSTANTIATE_TEST_SUITE_P(Ops, OpTest, testing::Combine(testing::ValuesIn(backends()), testing::ValuesIn(all_cases())),
                          [](const testing::TestParamInfo<Param>& test) {
-                           return std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
+                           std::string name = std::get<0>(test.param) + "_" + std::get<1>(test.param).name;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
                          });
 
 class BackendTest : public testing::TestWithParam<std::string> {
