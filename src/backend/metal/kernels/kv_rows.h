@@ -10,7 +10,9 @@ constant constexpr uint kKvBlockTokens = 64;
 constant constexpr uint kKvGroup = 64;
 
 /// Groups of the latent, then groups of the rope part.
-static inline uint kv_groups(uint values) { return (values + kKvGroup - 1) / kKvGroup; }
+static inline uint kv_groups(uint values) {
+  return (values + kKvGroup - 1) / kKvGroup;
+}
 
 /// Byte offset in the pool of row `position` of a slot.
 static inline ulong kv_row_offset(constant KvParams& kv, device const int* block_tables, uint slot, uint position) {
@@ -20,7 +22,9 @@ static inline ulong kv_row_offset(constant KvParams& kv, device const int* block
 }
 
 /// Tested by bits, which no compiler flag about finite math changes.
-static inline bool kv_finite(float x) { return (as_type<uint>(x) & 0x7f800000u) != 0x7f800000u; }
+static inline bool kv_finite(float x) {
+  return (as_type<uint>(x) & 0x7f800000u) != 0x7f800000u;
+}
 
 /// Bytes, since an odd number of values puts the scales at an odd address.
 static inline void kv_store_scale(device uchar* to, half scale) {
@@ -29,7 +33,9 @@ static inline void kv_store_scale(device uchar* to, half scale) {
   to[1] = uchar(bits >> 8);
 }
 
-static inline char kv_q8(float x, float scale) { return char(clamp(rint(x / scale), -127.0f, 127.0f)); }
+static inline char kv_q8(float x, float scale) {
+  return char(clamp(rint(x / scale), -127.0f, 127.0f));
+}
 
 /// Writes one group of a row: a and b are its values 2 lane and 2 lane + 1, of which those from `count` on do not
 /// exist. `first` is the index in the row of the group's first value, `scale_index` that of its scale. Called by a

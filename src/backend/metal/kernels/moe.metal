@@ -31,7 +31,9 @@ static inline uint ranking_key(float x) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-static inline float key_value(uint key) { return as_type<float>((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key); }
+static inline float key_value(uint key) {
+  return as_type<float>((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+}
 
 /// Index of the largest key, the lowest on ties, which it takes. A key is read and taken by the lane of its index only,
 /// so that no barrier is needed between calls.
@@ -119,8 +121,7 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
                          device const uchar* gain [[buffer(6)]], device const float* bias [[buffer(7)]],
                          device float* normed [[buffer(8)]], device int* ids [[buffer(9)]],
                          device float* weights [[buffer(10)]], constant NormedRouteParams& p [[buffer(11)]],
-                         uint token [[threadgroup_position_in_grid]],
-                         uint thread_index [[thread_index_in_threadgroup]],
+                         uint token [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
                          uint threads [[threads_per_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                          uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float partial[kSimdWidth];
@@ -139,8 +140,8 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
   // The threadgroup reads back what it wrote.
   threadgroup_barrier(mem_flags::mem_device);
 
-  const Weight router = bound_weight(weight_kind(FORMAT, PLANES, BIAS), p.router, codes0, scales0, codes1, scales1,
-                                     router_bias);
+  const Weight router =
+      bound_weight(weight_kind(FORMAT, PLANES, BIAS), p.router, codes0, scales0, codes1, scales1, router_bias);
   for (uint row = simdgroup * kTileRows; row < router.out; row += simdgroups * kTileRows) {
     float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < width; k += kPassValues) {
@@ -149,6 +150,7 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
       load_input(to, k, count, input);
       add_tile(router, row, k, count, input, sums);
     }
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float logit = simd_sum(sums[r]);
       if (lane == 0 && row + r < router.out) scores[row + r] = logit + load_bias(router, row + r);
@@ -182,6 +184,7 @@ kernel void expert_linear(device const ExpertAddress* bank [[buffer(0)]], device
       load_input(from, k, count, input);
       add_tile(weight, row, k, count, input, sums);
     }
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float sum = simd_sum(sums[r]);
       if (lane == r && row + r < weight.out) to[row + r] = sum + load_bias(weight, row + r);
@@ -238,6 +241,7 @@ kernel void moe_gate_up(device const ExpertAddress* gates [[buffer(0)]], device 
       add_tile(up, row, k, count, input, up_sums);
     }
     device float* to = hidden + (ulong(token) * (p.top_k + 1) + slot) * gate.out;
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float gate_sum = simd_sum(gate_sums[r]);
       const float up_sum = simd_sum(up_sums[r]);
@@ -258,8 +262,8 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
                      device const float* hidden [[buffer(8)]], device const uchar* roles [[buffer(9)]],
                      device float* out [[buffer(10)]], constant MoeDownParams& p [[buffer(11)]],
                      uint2 place [[threadgroup_position_in_grid]], uint2 grid [[threadgroups_per_grid]],
-                     uint simdgroup [[simdgroup_index_in_threadgroup]],
-                     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+                     uint simdgroup [[simdgroup_index_in_threadgroup]], uint simdgroups [[simdgroups_per_threadgroup]],
+                     uint lane [[thread_index_in_simdgroup]]) {
   const uint row = (place.y * simdgroups + simdgroup) * kTileRows;
   if (row >= p.down.out) return;
   for (uint token = next_row(roles, place.x, p.rows, lane); token < p.rows;
@@ -283,12 +287,14 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
         load_input(from, k, count, input);
         add_tile(down, row, k, count, input, sums);
       }
+#pragma unroll
       for (uint r = 0; r < kTileRows; ++r) {
         totals[r] = fma(factor, sums[r], totals[r]);
         biases[r] = fma(factor, load_bias(down, min(row + r, down.out - 1)), biases[r]);
       }
     }
     device float* to = out + ulong(token) * p.down.out;
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float sum = simd_sum(totals[r]) + biases[r];
       if (lane == r && row + r < p.down.out) to[row + r] = ADD != 0 ? to[row + r] + sum : sum;

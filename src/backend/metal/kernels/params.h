@@ -37,7 +37,9 @@ enum KvFormat : uint { kKvF32 = 0, kKvF16 = 1, kKvQ8 = 2 };
 enum RoleFilter : uint { kAllRows = 0, kDecodeRows = 1, kPromptRows = 2 };
 
 /// How a weight is stored: Format, number of planes and the bias's Format, four bits each.
-static inline uint weight_kind(uint format, uint planes, uint bias) { return format | (planes << 4) | (bias << 8); }
+static inline uint weight_kind(uint format, uint planes, uint bias) {
+  return format | (planes << 4) | (bias << 8);
+}
 
 // ---- experts -------------------------------------------------------------------------------------------------------
 
