@@ -16,6 +16,8 @@ constant uint GATE [[function_constant(FC_GATE)]];
 constant uint UP [[function_constant(FC_UP)]];
 constant uint SHARED_GATE [[function_constant(FC_SHARED_GATE)]];
 constant uint SHARED_UP [[function_constant(FC_SHARED_UP)]];
+constant uint SHARED [[function_constant(FC_SHARED)]];
+constant uint CHOICE_BIAS [[function_constant(FC_CHOICE_BIAS)]];
 
 /// The chosen expert of a slot; within the bank whatever stands in memory.
 static inline uint chosen_expert(device const int* ids, uint token, uint slot, uint top_k, uint n_experts) {
@@ -85,7 +87,7 @@ static inline void choose_experts(threadgroup float* scores, threadgroup uint* k
   for (uint e = lane; e < p.n_experts; e += kSimdWidth) {
     const float score = 1.0f / (1.0f + exp(-scores[e]));
     scores[e] = score;
-    keys[e] = ranking_key(p.has_bias != 0 ? score + bias[e] : score);
+    keys[e] = ranking_key(CHOICE_BIAS != 0 ? score + bias[e] : score);
   }
   if (p.n_group > 1) keep_best_groups(keys, groups, p, lane);
   simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -200,7 +202,7 @@ kernel void expert_sum(device const float* y [[buffer(0)]], device const float* 
   float sum = 0.0f;
   for (uint j = 0; j < p.top_k; ++j) sum = fma(weights[first + j], y[(first + j) * p.width + place.x], sum);
   const ulong i = ulong(place.y) * p.width + place.x;
-  out[i] = p.has_shared != 0 ? sum + shared[i] : sum;
+  out[i] = SHARED != 0 ? sum + shared[i] : sum;
 }
 
 // hidden[t, slot, :] = silu(gate x) * up x.
@@ -222,7 +224,7 @@ kernel void moe_gate_up(device const ExpertAddress* gates [[buffer(0)]], device 
        token = next_row(roles, token + grid.x, p.rows, lane)) {
     Weight gate;
     Weight up;
-    if (slot == p.top_k) {
+    if (SHARED != 0 && slot == p.top_k) {
       gate = bound_weight(SHARED_GATE, p.shared_gate, gate_codes0, gate_scales0, gate_codes1, gate_scales1, gate_bias);
       up = bound_weight(SHARED_UP, p.shared_up, up_codes0, up_scales0, up_codes1, up_scales1, up_bias);
     } else {
@@ -270,10 +272,10 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
        token = next_row(roles, token + grid.x, p.rows, lane)) {
     float totals[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     float biases[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (uint slot = 0; slot < p.top_k + p.has_shared; ++slot) {
+    for (uint slot = 0; slot < p.top_k + SHARED; ++slot) {
       Weight down;
       float factor = 1.0f;
-      if (slot == p.top_k) {
+      if (SHARED != 0 && slot == p.top_k) {
         down = bound_weight(SHARED_GATE, p.shared_down, codes0, scales0, codes1, scales1, bias);
       } else {
         down = expert_weight(GATE, p.down, downs, chosen_expert(ids, token, slot, p.top_k, p.n_experts));
