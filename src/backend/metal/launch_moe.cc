@@ -43,7 +43,6 @@ RouteParams route_params(const RouteArgs& args) {
   params.n_group = static_cast<uint>(args.n_group);
   params.topk_group = static_cast<uint>(args.topk_group);
   params.normalize = args.normalize ? 1 : 0;
-  params.has_bias = args.bias ? 1 : 0;
   params.scale = static_cast<float>(args.scale);
   return params;
 }
@@ -106,6 +105,7 @@ void decode_gate_up(Commands& commands, const FusedMoeArgs& args, RoleFilter fil
                                   {FC_UP, kind_of(up)},
                                   {FC_SHARED_GATE, kind_or_none(args.shared_gate)},
                                   {FC_SHARED_UP, kind_or_none(args.shared_up)},
+                                  {FC_SHARED, shared ? 1U : 0U},
                                   {FC_ROLE, filter}});
   MoeGateUpParams params{};
   params.rows = static_cast<uint>(args.rows);
@@ -137,13 +137,13 @@ void decode_down(Commands& commands, const FusedMoeArgs& args, RoleFilter filter
   const bool shared = args.shared_down != nullptr;
   commands.kernel("moe_down", {{FC_GATE, kind_of(down)},
                                {FC_SHARED_GATE, kind_or_none(args.shared_down)},
+                               {FC_SHARED, shared ? 1U : 0U},
                                {FC_ROLE, filter},
                                {FC_ADD, args.add_to_out ? 1U : 0U}});
   MoeDownParams params{};
   params.rows = static_cast<uint>(args.rows);
   params.top_k = static_cast<uint>(args.top_k);
   params.n_experts = static_cast<uint>(args.down->experts.size());
-  params.has_shared = shared ? 1 : 0;
   params.down = weight_params(down);
   commands.experts(0, *args.down);
   if (shared) {
@@ -164,7 +164,7 @@ void decode_down(Commands& commands, const FusedMoeArgs& args, RoleFilter filter
 
 void route(Commands& commands, const RouteArgs& args) {
   if (args.rows == 0) return;
-  commands.kernel("route", {});
+  commands.kernel("route", {{FC_CHOICE_BIAS, args.bias ? 1U : 0U}});
   commands.in(0, args.logits, matrix_bytes(args.rows, args.n_experts, args.n_experts));
   if (args.bias) commands.in(1, args.bias, bias_bytes(args));
   commands.out(2, args.ids, choice_bytes(args));
@@ -185,7 +185,8 @@ void normed_route(Commands& commands, const NormedRouteArgs& args) {
   commands.kernel("normed_route", {{FC_FORMAT, format_of(router)},
                                    {FC_PLANES, static_cast<uint>(router.n_planes)},
                                    {FC_BIAS, bias_format(router)},
-                                   {FC_GAIN, gain}});
+                                   {FC_GAIN, gain},
+                                   {FC_CHOICE_BIAS, route.bias ? 1U : 0U}});
   NormedRouteParams params{};
   params.x_stride = static_cast<uint>(args.x_stride);
   params.eps = static_cast<float>(args.eps);
@@ -213,11 +214,10 @@ void expert_sum(Commands& commands, const ExpertSumArgs& args, RoleFilter filter
   if (args.rows == 0) return;
   constexpr unsigned long kSumThreads = 256;
   const int64_t pairs = int64_t{args.rows} * args.top_k;
-  commands.kernel("expert_sum", {{FC_ROLE, filter}, {FC_ADD, add ? 1U : 0U}});
+  commands.kernel("expert_sum", {{FC_ROLE, filter}, {FC_ADD, add ? 1U : 0U}, {FC_SHARED, args.shared ? 1U : 0U}});
   ExpertSumParams params{};
   params.top_k = static_cast<uint>(args.top_k);
   params.width = static_cast<uint>(args.width);
-  params.has_shared = args.shared ? 1 : 0;
   commands.in(0, args.y, matrix_bytes(pairs, args.width, args.width));
   commands.in(1, args.weights, static_cast<size_t>(pairs) * sizeof(float));
   const size_t bytes = matrix_bytes(args.rows, args.width, args.width);

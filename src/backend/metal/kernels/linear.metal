@@ -24,6 +24,7 @@ struct Tokens {
 static inline Tokens take_tokens(device const uchar* roles, thread uint& token, uint end, uint lane) {
   Tokens tokens;
   tokens.count = 0;
+#pragma unroll
   for (uint t = 0; t < kMaxTokens; ++t) {
     tokens.index[t] = t == 0 ? token : tokens.index[t - 1];
     if (t < ROWS && token < end) {
@@ -40,39 +41,49 @@ static inline void product(thread const Weight& weight, device const float* x, u
                            float eps, uint row, thread const Tokens& tokens, uint lane,
                            thread float (&sums)[kMaxTokens][kTileRows]) {
   float squares[kMaxTokens];
+#pragma unroll
   for (uint t = 0; t < kMaxTokens; ++t) {
     squares[t] = 0.0f;
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) sums[t][r] = 0.0f;
   }
   for (uint k = kLaneValues * lane; k < weight.in; k += kPassValues) {
     const uint count = lane_count(weight, k);
     Values inputs[kMaxTokens];
+#pragma unroll
     for (uint t = 0; t < kMaxTokens; ++t) {
       if (t < ROWS) load_input(x + ulong(tokens.index[t]) * x_stride, k, count, inputs[t]);
     }
     if (GAIN != kNone) {
       Values gains;
       load_plain16(gain, k, count, GAIN, gains);
+#pragma unroll
       for (uint t = 0; t < kMaxTokens; ++t) {
         if (t >= ROWS) continue;
         squares[t] += dot16(inputs[t], inputs[t]);
+#pragma unroll
         for (uint i = 0; i < 4; ++i) inputs[t].part[i] = inputs[t].part[i] * gains.part[i];
       }
     }
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
+#pragma unroll
       for (uint plane = 0; plane < 2; ++plane) {
         if (plane >= kind_planes(weight.kind)) continue;
         Values values;
         const float factor = load_weights(weight, plane, min(row + r, weight.out - 1), k, count, values);
+#pragma unroll
         for (uint t = 0; t < kMaxTokens; ++t) {
           if (t < ROWS) sums[t][r] = fma(dot16(values, inputs[t]), factor, sums[t][r]);
         }
       }
     }
   }
+#pragma unroll
   for (uint t = 0; t < kMaxTokens; ++t) {
     if (t >= ROWS) continue;
     const float scale = GAIN != kNone ? rsqrt(simd_sum(squares[t]) / float(weight.in) + eps) : 1.0f;
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float bias = load_bias(weight, min(row + r, weight.out - 1));
       sums[t][r] = fma(scale, simd_sum(sums[t][r]), bias);
@@ -113,9 +124,11 @@ kernel void linear(device const uchar* codes0 [[buffer(0)]], device const uchar*
     const Tokens tokens = take_tokens(roles, token, end, lane);
     float sums[kMaxTokens][kTileRows];
     product(weight, x, p.x_stride, gain, p.eps, row, tokens, lane, sums);
+#pragma unroll
     for (uint t = 0; t < kMaxTokens; ++t) {
       if (lane != t || t >= tokens.count) continue;
       device float* y = to + ulong(tokens.index[t]) * out_stride + row;
+#pragma unroll
       for (uint r = 0; r < kTileRows; ++r) {
         if (row + r < weight.out) y[r] = ADD != 0 ? y[r] + sums[t][r] : sums[t][r];
       }
@@ -198,11 +211,13 @@ kernel void mla_prepare(device const uchar* codes0 [[buffer(0)]], device const u
     const Tokens tokens = take_tokens(roles, token, end, lane);
     float sums[kMaxTokens][kTileRows];
     product(weight, q_a, p.q_a_stride, gain, p.eps, row, tokens, lane, sums);
+#pragma unroll
     for (uint t = 0; t < kMaxTokens; ++t) {
       if (lane != t || t >= tokens.count) continue;
       const uint at = tokens.index[t];
       device float* y = q + ulong(at) * weight.out + row;
       device const float* angles = rope_table + ulong(uint(positions[at])) * p.kv.rope;
+#pragma unroll
       for (uint r = 0; r < kTileRows; r += 2) {
         if (row + r >= weight.out) break;
         const uint in_head = (row + r) % (p.nope + p.kv.rope);

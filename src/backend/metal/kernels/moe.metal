@@ -16,6 +16,8 @@ constant uint GATE [[function_constant(FC_GATE)]];
 constant uint UP [[function_constant(FC_UP)]];
 constant uint SHARED_GATE [[function_constant(FC_SHARED_GATE)]];
 constant uint SHARED_UP [[function_constant(FC_SHARED_UP)]];
+constant uint SHARED [[function_constant(FC_SHARED)]];
+constant uint CHOICE_BIAS [[function_constant(FC_CHOICE_BIAS)]];
 
 /// The chosen expert of a slot; within the bank whatever stands in memory.
 static inline uint chosen_expert(device const int* ids, uint token, uint slot, uint top_k, uint n_experts) {
@@ -31,7 +33,9 @@ static inline uint ranking_key(float x) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-static inline float key_value(uint key) { return as_type<float>((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key); }
+static inline float key_value(uint key) {
+  return as_type<float>((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+}
 
 /// Index of the largest key, the lowest on ties, which it takes. A key is read and taken by the lane of its index only,
 /// so that no barrier is needed between calls.
@@ -83,7 +87,7 @@ static inline void choose_experts(threadgroup float* scores, threadgroup uint* k
   for (uint e = lane; e < p.n_experts; e += kSimdWidth) {
     const float score = 1.0f / (1.0f + exp(-scores[e]));
     scores[e] = score;
-    keys[e] = ranking_key(p.has_bias != 0 ? score + bias[e] : score);
+    keys[e] = ranking_key(CHOICE_BIAS != 0 ? score + bias[e] : score);
   }
   if (p.n_group > 1) keep_best_groups(keys, groups, p, lane);
   simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -119,8 +123,7 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
                          device const uchar* gain [[buffer(6)]], device const float* bias [[buffer(7)]],
                          device float* normed [[buffer(8)]], device int* ids [[buffer(9)]],
                          device float* weights [[buffer(10)]], constant NormedRouteParams& p [[buffer(11)]],
-                         uint token [[threadgroup_position_in_grid]],
-                         uint thread_index [[thread_index_in_threadgroup]],
+                         uint token [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
                          uint threads [[threads_per_threadgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                          uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
   threadgroup float partial[kSimdWidth];
@@ -139,8 +142,8 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
   // The threadgroup reads back what it wrote.
   threadgroup_barrier(mem_flags::mem_device);
 
-  const Weight router = bound_weight(weight_kind(FORMAT, PLANES, BIAS), p.router, codes0, scales0, codes1, scales1,
-                                     router_bias);
+  const Weight router =
+      bound_weight(weight_kind(FORMAT, PLANES, BIAS), p.router, codes0, scales0, codes1, scales1, router_bias);
   for (uint row = simdgroup * kTileRows; row < router.out; row += simdgroups * kTileRows) {
     float sums[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (uint k = kLaneValues * lane; k < width; k += kPassValues) {
@@ -149,6 +152,7 @@ kernel void normed_route(device const uchar* codes0 [[buffer(0)]], device const 
       load_input(to, k, count, input);
       add_tile(router, row, k, count, input, sums);
     }
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float logit = simd_sum(sums[r]);
       if (lane == 0 && row + r < router.out) scores[row + r] = logit + load_bias(router, row + r);
@@ -182,6 +186,7 @@ kernel void expert_linear(device const ExpertAddress* bank [[buffer(0)]], device
       load_input(from, k, count, input);
       add_tile(weight, row, k, count, input, sums);
     }
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float sum = simd_sum(sums[r]);
       if (lane == r && row + r < weight.out) to[row + r] = sum + load_bias(weight, row + r);
@@ -198,7 +203,7 @@ kernel void expert_sum(device const float* y [[buffer(0)]], device const float* 
   float sum = 0.0f;
   for (uint j = 0; j < p.top_k; ++j) sum = fma(weights[first + j], y[(first + j) * p.width + place.x], sum);
   const ulong i = ulong(place.y) * p.width + place.x;
-  if (p.has_shared != 0) sum += shared[i];
+  if (SHARED != 0) sum += shared[i];
   out[i] = ADD == 1 ? out[i] + sum : sum;
 }
 
@@ -221,7 +226,7 @@ kernel void moe_gate_up(device const ExpertAddress* gates [[buffer(0)]], device 
        token = next_row(roles, token + grid.x, p.rows, lane)) {
     Weight gate;
     Weight up;
-    if (slot == p.top_k) {
+    if (SHARED != 0 && slot == p.top_k) {
       gate = bound_weight(SHARED_GATE, p.shared_gate, gate_codes0, gate_scales0, gate_codes1, gate_scales1, gate_bias);
       up = bound_weight(SHARED_UP, p.shared_up, up_codes0, up_scales0, up_codes1, up_scales1, up_bias);
     } else {
@@ -240,6 +245,7 @@ kernel void moe_gate_up(device const ExpertAddress* gates [[buffer(0)]], device 
       add_tile(up, row, k, count, input, up_sums);
     }
     device float* to = hidden + (ulong(token) * (p.top_k + 1) + slot) * gate.out;
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float gate_sum = simd_sum(gate_sums[r]);
       const float up_sum = simd_sum(up_sums[r]);
@@ -260,18 +266,18 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
                      device const float* hidden [[buffer(8)]], device const uchar* roles [[buffer(9)]],
                      device float* out [[buffer(10)]], constant MoeDownParams& p [[buffer(11)]],
                      uint2 place [[threadgroup_position_in_grid]], uint2 grid [[threadgroups_per_grid]],
-                     uint simdgroup [[simdgroup_index_in_threadgroup]],
-                     uint simdgroups [[simdgroups_per_threadgroup]], uint lane [[thread_index_in_simdgroup]]) {
+                     uint simdgroup [[simdgroup_index_in_threadgroup]], uint simdgroups [[simdgroups_per_threadgroup]],
+                     uint lane [[thread_index_in_simdgroup]]) {
   const uint row = (place.y * simdgroups + simdgroup) * kTileRows;
   if (row >= p.down.out) return;
   for (uint token = next_row(roles, place.x, p.rows, lane); token < p.rows;
        token = next_row(roles, token + grid.x, p.rows, lane)) {
     float totals[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
     float biases[kTileRows] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (uint slot = 0; slot < p.top_k + p.has_shared; ++slot) {
+    for (uint slot = 0; slot < p.top_k + SHARED; ++slot) {
       Weight down;
       float factor = 1.0f;
-      if (slot == p.top_k) {
+      if (SHARED != 0 && slot == p.top_k) {
         down = bound_weight(SHARED_GATE, p.shared_down, codes0, scales0, codes1, scales1, bias);
       } else {
         down = expert_weight(GATE, p.down, downs, chosen_expert(ids, token, slot, p.top_k, p.n_experts));
@@ -285,12 +291,14 @@ kernel void moe_down(device const ExpertAddress* downs [[buffer(0)]], device con
         load_input(from, k, count, input);
         add_tile(down, row, k, count, input, sums);
       }
+#pragma unroll
       for (uint r = 0; r < kTileRows; ++r) {
         totals[r] = fma(factor, sums[r], totals[r]);
         biases[r] = fma(factor, load_bias(down, min(row + r, down.out - 1)), biases[r]);
       }
     }
     device float* to = out + ulong(token) * p.down.out;
+#pragma unroll
     for (uint r = 0; r < kTileRows; ++r) {
       const float sum = simd_sum(totals[r]) + biases[r];
       if (lane == r && row + r < p.down.out) to[row + r] = ADD != 0 ? to[row + r] + sum : sum;

@@ -30,8 +30,10 @@ using uint = uint32_t;
 #define FC_KV_GAIN 20      // Format of the latent's gain
 #define FC_GATE 21         // kind of an expert's gate, or of its only weight
 #define FC_UP 22           // kind of an expert's up
-#define FC_SHARED_GATE 23  // the same of the shared expert; kNone without one
+#define FC_SHARED_GATE 23  // the same of the shared expert
 #define FC_SHARED_UP 24
+#define FC_SHARED 25       // 1: there is a shared expert
+#define FC_CHOICE_BIAS 26  // 1: experts are ranked by score + bias
 
 enum Format : uint { kFp4 = 0, kBf16 = 1, kF16 = 2, kF32 = 3, kNone = 4 };
 enum KvFormat : uint { kKvF32 = 0, kKvF16 = 1, kKvQ8 = 2 };
@@ -186,7 +188,6 @@ struct RouteParams {
   uint n_group;
   uint topk_group;
   uint normalize;
-  uint has_bias;
   float scale;
 };
 
@@ -209,7 +210,6 @@ struct ExpertLinearParams {
 struct ExpertSumParams {
   uint top_k;
   uint width;
-  uint has_shared;
 };
 
 struct MoeGateUpParams {
@@ -227,7 +227,6 @@ struct MoeDownParams {
   uint rows;
   uint top_k;
   uint n_experts;
-  uint has_shared;
   WeightParams down;
   WeightParams shared_down;
 };

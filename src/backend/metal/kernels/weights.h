@@ -82,7 +82,7 @@ static inline float load_bias(thread const Weight& weight, uint n) {
   return format == kNone ? 0.0f : load_plain(weight.bias, n, format);
 }
 
-// Loops over what a lane holds in registers have fixed bounds and fixed indices, so that nothing need be in memory.
+// Loops over what a lane holds in registers have fixed bounds and are unrolled, so that nothing need be in memory.
 
 /// Elements first … first + 3 of a stored vector, of which those from `count` on are 0.
 static inline float4 load_plain4(device const uchar* data, ulong first, uint count, uint format) {
@@ -96,18 +96,21 @@ static inline float4 load_plain4(device const uchar* data, ulong first, uint cou
 
 /// Elements first … first + 15 of a stored vector, of which those from `count` on are 0. Rows begin at multiples of
 /// the element's size only, hence the packed types.
-static inline void load_plain16(device const uchar* data, ulong first, uint count, uint format,
-                                thread Values& values) {
+static inline void load_plain16(device const uchar* data, ulong first, uint count, uint format, thread Values& values) {
   if (count < kLaneValues) {
+#pragma unroll
     for (uint i = 0; i < 4; ++i) values.part[i] = load_plain4(data, first + 4 * i, max(count, 4 * i) - 4 * i, format);
   } else if (format == kF32) {
     device const packed_float4* from = (device const packed_float4*)((device const float*)data + first);
+#pragma unroll
     for (uint i = 0; i < 4; ++i) values.part[i] = float4(from[i]);
   } else if (format == kF16) {
     device const packed_half4* from = (device const packed_half4*)((device const half*)data + first);
+#pragma unroll
     for (uint i = 0; i < 4; ++i) values.part[i] = float4(half4(from[i]));
   } else {
     device const packed_ushort4* from = (device const packed_ushort4*)((device const ushort*)data + first);
+#pragma unroll
     for (uint i = 0; i < 4; ++i) values.part[i] = as_type<float4>(uint4(ushort4(from[i])) << 16u);
   }
 }
@@ -141,6 +144,7 @@ static inline float load_weights(thread const Weight& weight, uint plane, uint r
 
 static inline float dot16(thread const Values& a, thread const Values& b) {
   float4 sum = a.part[0] * b.part[0];
+#pragma unroll
   for (uint i = 1; i < 4; ++i) sum = fma(a.part[i], b.part[i], sum);
   return (sum.x + sum.y) + (sum.z + sum.w);
 }
@@ -148,7 +152,9 @@ static inline float dot16(thread const Values& a, thread const Values& b) {
 /// sums[r] += W[row + r, k … k + 15] x for the rows of a tile; rows that do not exist repeat the last one.
 static inline void add_tile(thread const Weight& weight, uint row, uint k, uint count, thread const Values& x,
                             thread float (&sums)[kTileRows]) {
+#pragma unroll
   for (uint r = 0; r < kTileRows; ++r) {
+#pragma unroll
     for (uint plane = 0; plane < 2; ++plane) {
       if (plane >= kind_planes(weight.kind)) continue;
       Values values;
