@@ -62,11 +62,12 @@ static inline void decode_weights(thread half4* to, device const uchar* codes0, 
 /// 8 values of a token's row from k on, as half.
 static inline void load_token(threadgroup half4* to, device const float* row, bool present, uint k, uint in) {
   for (uint q = 0; q < 2; ++q) {
+    const uint at = k + 4 * q;
     float4 v = float4(0.0f);
-    if (present) {
-      for (uint i = 0; i < 4; ++i) {
-        if (k + 4 * q + i < in) v[i] = row[k + 4 * q + i];
-      }
+    if (present && at + 4 <= in) {
+      v = float4(*(device const packed_float4*)(row + at));  // a row begins at any float
+    } else if (present) {
+      for (uint i = 0; at + i < in; ++i) v[i] = row[at + i];
     }
     to[q] = narrow(v);
   }
