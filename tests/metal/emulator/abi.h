@@ -91,7 +91,7 @@ enum class Source : int {
   kLane,
   kSimdgroup,
   kSimdgroups,
-  kSimdWidth,
+  kThreadsPerSimdgroup,
 };
 
 /// Where a parameter of a kernel comes from; the index is that of [[buffer(n)]] or [[threadgroup(n)]].
