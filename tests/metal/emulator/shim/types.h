@@ -69,6 +69,17 @@ MARLIN_INLINE constexpr bfloat operator"" bf(long double x) {
   return bfloat(float(x));
 }
 
+// What clang calls to round a float to bfloat; libgcc has it from version 13 on. To nearest, ties to even.
+extern "C" inline __attribute__((weak, used, no_sanitize("thread"))) __bf16 __truncsfbf2(float x) {
+  uint bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
+  const ushort rounded = is_nan ? ushort((bits >> 16) | 64u) : ushort((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
+  __bf16 result;
+  __builtin_memcpy(&result, &rounded, sizeof result);
+  return result;
+}
+
 namespace metal {
 
 using ::int16_t;
