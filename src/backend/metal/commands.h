@@ -22,7 +22,7 @@ struct Constant {
 };
 
 /// Memory that kernels of one stream use between dispatches of one op.
-enum class Scratch { kAttention, kExperts, kSample, kCount };
+enum class Scratch { kAttention, kExpanded, kExperts, kSample, kCount };
 
 class Commands {
  public:

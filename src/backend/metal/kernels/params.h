@@ -35,6 +35,11 @@ using uint = uint32_t;
 #define FC_SHARED 25       // 1: there is a shared expert
 #define FC_CHOICE_BIAS 26  // 1: experts are ranked by score + bias
 
+// attention.metal
+#define FC_LATENT_STEPS 40  // of 32 values in a latent
+#define FC_ROPE_STEPS 41    // of 32 values in a rope part
+#define FC_WHOLE 42         // 1: not in splits
+
 enum Format : uint { kFp4 = 0, kBf16 = 1, kF16 = 2, kF32 = 3, kNone = 4 };
 enum KvFormat : uint { kKvF32 = 0, kKvF16 = 1, kKvQ8 = 2 };
 enum RoleFilter : uint { kAllRows = 0, kDecodeRows = 1, kPromptRows = 2 };
@@ -229,6 +234,64 @@ struct MoeDownParams {
   uint n_experts;
   WeightParams down;
   WeightParams shared_down;
+};
+
+// ---- attention.metal -----------------------------------------------------------------------------------------------
+
+/// Positions of a split of the context.
+#define MARLIN_SPLIT 256
+/// The widest latent and rope part that registers hold.
+#define MARLIN_MOST_LATENT 512
+#define MARLIN_MOST_ROPE 128
+
+struct RopeParams {
+  uint rows;
+  uint heads;
+  uint dims;
+  uint row_stride;
+  uint head_stride;
+};
+
+struct KvWriteParams {
+  KvParams kv;
+  uint latent_stride;
+  uint rope_stride;
+};
+
+struct AbsorbParams {
+  uint rows;
+  uint heads;
+  uint nope;
+  uint head_rows;  // of kv_b: nope + value
+  uint q_row_stride;
+  uint q_head_stride;
+  WeightParams weight;
+};
+
+struct AttendParams {
+  KvParams kv;
+  uint first_token;
+  uint heads;
+  uint splits;
+  uint q_row_stride;
+  uint q_head_stride;
+  float scale;
+};
+
+struct CombineParams {
+  uint first_token;
+  uint heads;
+  uint splits;
+  uint latent;
+};
+
+struct UnabsorbParams {
+  uint first_token;
+  uint heads;
+  uint splits;
+  uint nope;
+  uint value;
+  WeightParams weight;
 };
 
 #ifndef __METAL_VERSION__
