@@ -10,7 +10,7 @@ set(MARLIN_METAL_EMULATOR ${PROJECT_SOURCE_DIR}/tests/metal/emulator)
 # The two -Xclang: a half or bfloat is rounded after each operation, as on the GPU. Warnings that are off are about what
 # MSL allows.
 set(MARLIN_METAL_FLAGS -std=c++17 -fPIC -ffp-contract=off -Wall -Werror -Wno-unused -Wno-duplicate-decl-specifier
-  -Wno-user-defined-literals -Wno-reserved-user-defined-literal
+  -Wno-pass-failed -Wno-user-defined-literals -Wno-reserved-user-defined-literal
   -Xclang -ffloat16-excess-precision=none -Xclang -fbfloat16-excess-precision=none)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND MARLIN_METAL_FLAGS -march=x86-64-v3)

@@ -42,7 +42,12 @@ std::string to_string(const Site& site) {
 }
 
 std::string to_string(abi::Triple triple) {
-  return "(" + std::to_string(triple.x) + "," + std::to_string(triple.y) + "," + std::to_string(triple.z) + ")";
+  std::string text = std::to_string(triple.x);
+  text += ',';
+  text += std::to_string(triple.y);
+  text += ',';
+  text += std::to_string(triple.z);
+  return text;
 }
 
 std::string to_hex(unsigned mask) {
@@ -449,7 +454,7 @@ void Worker::record(std::string message) {
   std::string where = "kernel '" + std::string(state_->kernel->name) + "'";
   if (fiber_) {
     const abi::ThreadContext& context = fiber_->context;
-    where += ", threadgroup " + to_string(context.threadgroup_in_grid) + ", thread " +
+    where += ", threadgroup (" + to_string(context.threadgroup_in_grid) + "), thread " +
              std::to_string(context.index_in_threadgroup) + " (simdgroup " + std::to_string(context.simdgroup) +
              ", lane " + std::to_string(context.lane) + ")";
   }
