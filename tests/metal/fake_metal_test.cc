@@ -526,7 +526,7 @@ TEST_F(FakeMetalTest, AQueueHasSoManyCommandBuffers) {
 
 TEST_F(FakeMetalTest, AFailingKernelNamesItsEncoder) {
   Object out = buffer();
-  Object fill = pipeline("fill"), bad = pipeline("write_far_outside");
+  Object fill = pipeline("fill"), bad = pipeline("write_outside");
   const uint32_t value = 1;
   Object commands = command_buffer();
   auto encode = [&](Id step, const char* label) {
@@ -547,7 +547,7 @@ TEST_F(FakeMetalTest, AFailingKernelNamesItsEncoder) {
   command_buffer::wait_until_completed(commands.get());
   EXPECT_EQ(command_buffer::status(commands.get()), kCommandBufferStatusError);
   const std::string error = command_buffer::error(commands.get());
-  EXPECT_THAT(error, HasSubstr("kernel 'write_far_outside'"));
+  EXPECT_THAT(error, HasSubstr("kernel 'write_outside'"));
   EXPECT_THAT(error, HasSubstr("; encoder 'bad' faulted (first, bad)"));
   EXPECT_THAT(error, Not(HasSubstr("'good'")));
   EXPECT_THAT(error, Not(HasSubstr("'late'")));
