@@ -17,8 +17,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 endif()
 set(MARLIN_METAL_FAST_FLAGS -O2)
 # The thread sanitizer's calls, which our checker answers: they leave out accesses of more than 16 bytes, so there must
-# be none.
-set(MARLIN_METAL_CHECKED_FLAGS -O1 -g -fdebug-compilation-dir=. -DMARLIN_METAL_CHECKED -fno-omit-frame-pointer
+# be none. Of DWARF 5 addr2line does not find all inlined frames.
+set(MARLIN_METAL_CHECKED_FLAGS -O1 -gdwarf-4 -fdebug-compilation-dir=. -DMARLIN_METAL_CHECKED -fno-omit-frame-pointer
   -mprefer-vector-width=128 -fno-vectorize -fno-slp-vectorize
   -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0 -mllvm -tsan-instrument-read-before-write=1
   -fsanitize=alignment,array-bounds,shift,integer-divide-by-zero,float-cast-overflow,unreachable,return)
