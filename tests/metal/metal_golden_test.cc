@@ -23,6 +23,7 @@ class MetalGolden : public ::testing::Test {
   DemoOptions options(KvType kv, bool deterministic) const {
     DemoOptions options = golden_options(metal_device(), kv);
     options.deterministic = deterministic;
+    options.model.max_logit_rows = 256;
     return options;
   }
   template <typename T>
@@ -64,25 +65,43 @@ double mean_kl(std::span<const float> own, std::span<const float> golden, size_t
   return kl / static_cast<double>(own.size() / width);
 }
 
-// A cache of halves errs by 2^-12 of each value, a prompt's products by as much for each factor: logits of the demo
-// model, of which the largest are about 20, move by hundredths.
-constexpr double kHalfLogits = 0.15;
-constexpr double kHalfKl = 1e-4;
+/// Largest difference of logits of each row.
+std::vector<double> row_errors(std::span<const float> own, std::span<const float> golden, size_t width) {
+  std::vector<double> errors;
+  for (size_t at = 0; at < own.size(); at += width) {
+    errors.push_back(max_difference(own.subspan(at, width), golden.subspan(at, width)));
+  }
+  std::ranges::sort(errors);
+  return errors;
+}
+
+// A cache of halves errs by 2^-12 of each value, a prompt's products by as much for each factor. That moves logits of
+// the demo model, of which the largest are about 20, by about 0.02, and where it moves a choice between two experts of
+// nearly the same score, single rows by up to 1.
+constexpr double kHalfLogits = 0.05;
+constexpr double kHalfKl = 1e-5;
+/// FP32 throughout (--deterministic, f32 cache), as on the CPU.
+constexpr double kFloatLogits = 1e-4;
 
 TEST_F(MetalGolden, PromptsInChunksMatchTheOracleAndEachOther) {
-  for (const bool deterministic : {false, true}) {
-    DemoModel demo(options(KvType::kF16, deterministic));
+  for (const auto& [kv, deterministic] : {std::pair{KvType::kF16, false}, {KvType::kF16, true}, {KvType::kF32, true}}) {
+    DemoModel demo(options(kv, deterministic));
     for (const std::string name : {"prose", "chat"}) {
       const auto ids = golden<int32_t>(name + ".ids");
       const auto expected = golden<float>(name + ".logits");
+      const auto vocab = static_cast<size_t>(demo.vocab());
       const std::vector<float> whole = prefill(demo, ids, 64);
-      const double error = max_difference(whole, expected);
-      const double kl = mean_kl(whole, expected, static_cast<size_t>(demo.vocab()));
-      std::printf("%s%s: logits %.2e, KL %.2e\n", name.c_str(), deterministic ? ", deterministic" : "", error, kl);
-      EXPECT_LT(error, kHalfLogits);
+      const std::vector<double> errors = row_errors(whole, expected, vocab);
+      const double median = errors[errors.size() / 2];
+      const double kl = mean_kl(whole, expected, vocab);
+      std::printf("%s, %s%s: logits %.2e (largest %.2e), KL %.2e\n", name.c_str(), kv == KvType::kF16 ? "f16" : "f32",
+                  deterministic ? ", deterministic" : "", median, errors.back(), kl);
+      EXPECT_LT(kv == KvType::kF32 ? errors.back() : median, kv == KvType::kF32 ? kFloatLogits : kHalfLogits);
       EXPECT_LT(kl, kHalfKl);
       EXPECT_EQ(prefill(demo, ids, 7), whole) << name << " in chunks of 7";
-      EXPECT_EQ(prefill(demo, ids, 1), whole) << name << " in chunks of 1";
+      if (kv == KvType::kF16) {
+        EXPECT_EQ(prefill(demo, ids, 1), whole) << name << " in chunks of 1";
+      }
     }
   }
 }

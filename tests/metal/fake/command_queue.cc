@@ -293,11 +293,9 @@ std::string CommandBuffer::run_command(Command& command) {
   if (outcome.errors.empty() && outcome.threadgroup_bytes > kMostThreadgroupMemory) {
     outcome.errors.push_back(std::to_string(outcome.threadgroup_bytes) + " bytes of threadgroup memory, over 32 KiB");
   }
-  for (std::string& error : outcome.errors) {
-    error = "kernel '" + kernel + "': " + error;
-    report(error);
-  }
-  for (const std::string& text : outcome.notes) note("kernel '" + kernel + "': " + text);
+  const std::string who = "kernel '" + kernel + "': ";
+  for (std::string& error : outcome.errors) report(error.insert(0, who));
+  for (const std::string& text : outcome.notes) note(who + text);
   if (!outcome.errors.empty()) return outcome.errors[0];
   count_dispatch(kernel, outcome);
   return "";

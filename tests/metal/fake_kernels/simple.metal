@@ -10,7 +10,7 @@ kernel void fill(device uint* out [[buffer(0)]], constant uint& value [[buffer(1
   out[i] = value;
 }
 
-/// Does not commute with itself run with another amount: shows the order of command buffers.
+/// With other amounts another result for another order: shows the order of command buffers.
 kernel void times_ten_plus(device uint* out [[buffer(0)]], uint i [[thread_position_in_grid]]) {
   out[i] = out[i] * 10 + amount;
 }
@@ -34,6 +34,7 @@ kernel void copy_indirect(device uint* out [[buffer(0)]], device const Addresses
   out[i] = from.values[i];
 }
 
-kernel void write_far_outside(device uint* out [[buffer(0)]], uint i [[thread_position_in_grid]]) {
-  out[i + (1u << 26)] = 1;
+/// Meets the guard page behind a buffer of 64 values.
+kernel void write_outside(device uint* out [[buffer(0)]], uint i [[thread_position_in_grid]]) {
+  out[i + 512] = 1;
 }

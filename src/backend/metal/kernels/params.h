@@ -294,6 +294,33 @@ struct UnabsorbParams {
   WeightParams weight;
 };
 
+// ---- sample.metal --------------------------------------------------------------------------------------------------
+
+/// SampleParams of ops.h, member by member; 64-bit values as two words, the lower first.
+struct SampleRow {
+  float temperature;
+  float top_p;
+  float min_p;
+  int top_k;
+  float repetition_penalty;
+  float presence_penalty;
+  float frequency_penalty;
+  uint choice;
+  uint seed[2];
+  uint position[2];
+  int counts_row;
+  int mask_row;
+  int bias_begin;
+  int bias_end;
+};
+
+struct SampleShape {
+  uint vocab;
+  uint n_valid;
+  uint mask_words;
+  uint top_logprobs;
+};
+
 #ifndef __METAL_VERSION__
 }  // namespace marlin::metal
 #endif
