@@ -25,7 +25,7 @@ define check
 	@python3 scripts/run_tests.py build/$(1) $(2)
 endef
 
-.PHONY: help setup build demo test test-long lint asan tsan fuzz arm64 metal macos portable install clean
+.PHONY: help setup build demo test test-long lint asan tsan fuzz arm64 metal metal-check macos portable install clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -81,6 +81,9 @@ metal: setup ## build the Metal backend over an emulator, lint its shaders and r
 
 portable: setup ## compile, without linking, with clang-19 and libc++: a gate for macOS
 	@scripts/portable.sh
+
+metal-check: setup ## on a Mac: run everything on its GPU and write metal-report.txt, to attach to an issue
+	@scripts/metal_check.sh
 
 macos: setup ## compile and link the program for a Mac, here on Linux: a gate, the result cannot run
 	@scripts/macos.sh
