@@ -23,7 +23,7 @@ set(MARLIN_METAL_CHECKED_FLAGS -O1 -gdwarf-4 -fdebug-compilation-dir=. -DMARLIN_
   -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0 -mllvm -tsan-instrument-read-before-write=1
   -fsanitize=alignment,array-bounds,shift,integer-divide-by-zero,float-cast-overflow,unreachable,return)
 
-# Appends the object's path to the variable `objects` of the caller.
+# Compiles a generated file with the flags that follow; appends the object to the variable `objects` of the caller.
 function(marlin_metal_object source object)
   add_custom_command(OUTPUT ${object} DEPFILE ${object}.d DEPENDS ${source}
     COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} ${MARLIN_METAL_CLANG} ${MARLIN_METAL_FLAGS} ${ARGN}

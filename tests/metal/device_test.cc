@@ -151,5 +151,49 @@ TEST_F(MetalDeviceTest, WeightsInWindows) {
   }
 }
 
+// ---- how many dispatches a step takes
+// --------------------------------------------------------------------------------
+
+/// Dispatches of a decode step behind `context` positions, and of each kernel.
+std::map<std::string, uint64_t> dispatches_of_a_step(bool fused, int context) {
+  testing::DemoOptions options;
+  options.directory = testing::mmfp4_demo();
+  options.device = "metal-emulated";
+  options.deterministic = false;
+  options.model.max_tokens = 512;
+  options.model.max_logit_rows = 512;
+  options.model.use_fused_moe = fused;
+  testing::DemoModel demo(options);
+  KvSequence sequence(demo.cache());
+  demo.feed(sequence, std::vector<int32_t>(static_cast<size_t>(context), 7), Role::kPrompt);
+  fake_metal::take_counts();
+  demo.feed(sequence, std::vector<int32_t>{11}, Role::kDecode);
+  std::map<std::string, uint64_t> counts;
+  for (const auto& [kernel, count] : fake_metal::take_counts()) counts[kernel] = count.dispatches;
+  return counts;
+}
+
+int demo_layers() {
+  return ModelConfig::from_json(Checkpoint::open(testing::mmfp4_demo()).config(), "config.json").n_layers;
+}
+
+// Outside the layers: the embedding, the last norm, the row that is wanted, the head.
+TEST(MetalDispatches, ALayerTakesAtMostNineInDecode) {
+  for (const int context : {1, 300}) {
+    uint64_t total = 0;
+    for (const auto& [kernel, count] : dispatches_of_a_step(true, context)) total += count;
+    EXPECT_LE(total, static_cast<uint64_t>(9 * demo_layers() + 4)) << "behind " << context << " positions";
+  }
+}
+
+TEST(MetalDispatches, WithoutFusionTheReferenceOpsRun) {
+  const auto counts = dispatches_of_a_step(false, 1);
+  EXPECT_FALSE(counts.contains("moe_gate_up"));
+  EXPECT_FALSE(counts.contains("mla_prepare"));
+  EXPECT_FALSE(counts.contains("normed_route"));
+  EXPECT_TRUE(counts.contains("expert_linear"));
+  EXPECT_TRUE(counts.contains("kv_write"));
+}
+
 }  // namespace
 }  // namespace marlin

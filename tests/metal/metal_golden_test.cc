@@ -7,14 +7,6 @@
 namespace marlin::testing {
 namespace {
 
-/// The Metal this build has: a Mac's GPU, or the emulated one.
-std::string metal_device() {
-  for (const DeviceEntry& entry : device_registry()) {
-    if (entry.name.starts_with("metal") && entry.make) return entry.name;
-  }
-  return "";
-}
-
 class MetalGolden : public ::testing::Test {
  protected:
   void SetUp() override {

@@ -23,6 +23,14 @@ inline std::filesystem::path mmfp4_demo() {
   return std::filesystem::path(MARLIN_SOURCE_DIR) / "models/GLM-4.7-Flash-Demo-MMFP4";
 }
 
+/// The Metal this build has: a Mac's GPU, or the emulated one; "" for none.
+inline std::string metal_device() {
+  for (const DeviceEntry& entry : device_registry()) {
+    if (entry.name.starts_with("metal") && entry.make) return entry.name;
+  }
+  return "";
+}
+
 #define MARLIN_SKIP_WITHOUT(path)                                                    \
   if (!std::filesystem::exists(path)) {                                              \
     GTEST_SKIP() << "needs " << (path).string() << ", which is not on this machine"; \

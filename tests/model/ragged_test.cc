@@ -96,6 +96,20 @@ TEST(RaggedSteps, PromptsAndAnswersInOneStepGiveTheirSoloBits) {
   }
 }
 
+TEST(RaggedSteps, PromptsAndAnswersInOneStepGiveTheirSoloBitsOnMetal) {
+  DemoOptions options = demo_options();
+  options.directory = mmfp4_demo();
+  options.device = metal_device();
+  if (options.device.empty()) return;  // a build without Metal: nothing is left out
+  for (const KvType kv : {KvType::kF16, KvType::kQ8}) {
+    options.model.kv_type = kv;
+    for (const bool deterministic : {true, false}) {
+      options.deterministic = deterministic;
+      expect_solo_bits(options);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, Ragged,
                          ::testing::Combine(::testing::Values(KvType::kF32, KvType::kF16, KvType::kQ8),
                                             ::testing::Values(AttentionForm::kAbsorbed, AttentionForm::kExpanded)));

@@ -54,7 +54,7 @@ const Contexts kShort = {{64, 65, 130, 1, 128, 129}, true};
 const Contexts kLong = {{1030, 515}, false};
 
 /// A token batch and the arrays behind it.
-TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens) {
+TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens, Role role = Role::kDecode) {
   std::vector<int32_t> positions;
   std::vector<int32_t> slots;
   for (const Token& token : tokens) {
@@ -71,7 +71,8 @@ TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Toke
   batch.ids = rig.array(std::vector<int32_t>(tokens.size(), 0));
   batch.positions = rig.array(positions);
   batch.slots = rig.array(slots);
-  batch.roles = rig.array(std::vector<uint8_t>(tokens.size(), 1));
+  batch.roles = {rig.array(std::vector<uint8_t>(tokens.size(), static_cast<uint8_t>(role))), role == Role::kPrompt,
+                 role == Role::kDecode};
   batch.block_tables = rig.array(tables);
   batch.n_slots = static_cast<int>(contexts.lengths.size());
   batch.blocks_per_slot = contexts.blocks_per_slot();
@@ -79,6 +80,7 @@ TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Toke
 }
 
 struct Setup {
+  Role role = Role::kDecode;
   Contexts contexts;
   MlaShape shape;
   KvType type = KvType::kF32;
@@ -289,9 +291,12 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& ri
         largest = std::max(largest, sum * kScale);
         if (steps) variance = std::max(variance, integers.score_variance(q, row));
       }
-      const double score_error = kSlack * root(setup.values()) * u * largest + 6 * std::sqrt(variance);
+      // Factors as half: queries, and whatever of the cache is no half; then weights and values.
+      const bool halves = rig.device().info().half_prompts && setup.role == Role::kPrompt;
+      const double half_error = halves ? 6 * 0x1p-11 * largest / root(setup.values()) * 2 : 0;
+      const double score_error = kSlack * root(setup.values()) * u * largest + 6 * std::sqrt(variance) + half_error;
       const double bound = softmax_tolerance(score_error, tokens[t].position + 1, u, kLargestValue) +
-                           (steps ? integers.sum_error(scores) : 0);
+                           (steps ? integers.sum_error(scores) : 0) + (halves ? 0x1p-9 * kLargestValue : 0);
       tolerance.insert(tolerance.end(), static_cast<size_t>(s.latent), bound);
     }
   }
@@ -301,7 +306,7 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& ri
 OpCase attend_case(const std::string& name, const Setup& setup) {
   const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
     const MlaShape& s = setup.shape;
-    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range));
+    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range), setup.role);
     const View q = rig.act(slice(setup.q, range, s.heads * setup.key()));
     MlaAttendArgs args;
     args.batch = &batch;
@@ -518,6 +523,16 @@ std::vector<OpCase> attention_cases() {
     cases.push_back(expanded_case(name, setup));
   }
   cases.push_back(attend_case("LongContexts", long_context));
+  for (auto [name, setup] : {std::pair<std::string, Setup>{"F32", f32},
+                             {"F16", f16},
+                             {"Q8", q8},
+                             {"F16OneHead", one_head},
+                             {"LongContexts", long_context},
+                             {"F16Nan", with_nan(f16)},
+                             {"Q8Nan", with_nan(q8)}}) {
+    setup.role = Role::kPrompt;
+    cases.push_back(attend_case(name + "Prompt", setup));
+  }
   cases.push_back(attend_case("F16Nan", with_nan(f16)));
   cases.push_back(attend_case("Q8Nan", with_nan(q8)));
   cases.push_back(expanded_case("LongContexts", long_context));

@@ -11,6 +11,7 @@ namespace {
 constexpr unsigned long kSimdWidth = 32;
 constexpr unsigned long kAbsorbThreads = 256;
 constexpr unsigned long kAttendThreads = 256;
+constexpr unsigned long kPromptThreads = 384;
 constexpr int kAttendHeads = 24;  // of a threadgroup, as in attention.metal
 constexpr unsigned long kUnabsorbThreads = 256;
 constexpr int64_t kUnabsorbRows = kUnabsorbThreads / kSimdWidth * 4;
@@ -66,6 +67,10 @@ int most_splits(const TokenBatch& batch) {
   return static_cast<int>(over(int64_t{batch.blocks_per_slot} * kKvBlockTokens, MARLIN_SPLIT));
 }
 
+size_t table_bytes(const TokenBatch& batch) {
+  return static_cast<size_t>(batch.n_slots) * static_cast<size_t>(batch.blocks_per_slot) * 4;
+}
+
 size_t partial_bytes(const MlaShape& shape) {
   return floats(int64_t{shape.heads} * (shape.latent + 2));
 }
@@ -83,48 +88,59 @@ void in_turns(Commands& commands, const TokenBatch& batch, const MlaShape& shape
   }
 }
 
-/// Scores and sums: of a turn's splits, or of whole contexts into `out`.
-void attend(Commands& commands, const Attention& args, RoleFilter filter, const Turn& turn, View out) {
+/// Binds what both forms of attention read, at the same indices, and returns their common parameters.
+AttendParams bind_attention(Commands& commands, const Attention& args, RoleFilter filter) {
   const MlaShape& shape = args.shape;
   const TokenBatch& batch = *args.batch;
-  const bool whole = static_cast<bool>(out);
-  commands.kernel("mla_attend", {{FC_KV, kv_format(args.kv.layout)},
-                                 {FC_ROLE, filter},
-                                 {FC_WHOLE, whole ? 1U : 0U},
-                                 {FC_LATENT_STEPS, u(static_cast<int64_t>(over(shape.latent, kSimdWidth)))},
-                                 {FC_ROPE_STEPS, u(static_cast<int64_t>(over(shape.rope, kSimdWidth)))}});
   const int64_t heads = shape.heads;
+  const auto ints = static_cast<size_t>(batch.n_tokens) * 4;
   commands.in(0, args.q_latent, floats(batch.n_tokens * heads * shape.latent));
   commands.in(1, args.q_rope,
               matrix_bytes(batch.n_tokens, args.q_row_stride, (heads - 1) * args.q_head_stride + shape.rope));
   commands.in(2, args.kv.pool, rest_of(args.kv.pool));
-  commands.in(3, batch.positions, static_cast<size_t>(batch.n_tokens) * 4);
-  commands.in(4, batch.slots, static_cast<size_t>(batch.n_tokens) * 4);
-  commands.in(5, batch.block_tables,
-              static_cast<size_t>(batch.n_slots) * static_cast<size_t>(batch.blocks_per_slot) * 4);
+  commands.in(3, batch.positions, ints);
+  commands.in(4, batch.slots, ints);
+  commands.in(5, batch.block_tables, table_bytes(batch));
   if (filter != kAllRows) commands.in(6, batch.roles, static_cast<size_t>(batch.n_tokens));
-  if (whole) {
-    commands.out(8, out, floats(batch.n_tokens * heads * shape.latent));
-  } else {
-    commands.out(7, turn.partials,
-                 partial_bytes(shape) * static_cast<size_t>(turn.splits) * static_cast<size_t>(turn.count));
-  }
   AttendParams params{};
   params.kv = kv_params(args.kv, batch);
-  params.first_token = u(turn.first);
   params.heads = u(heads);
-  params.splits = u(turn.splits);
   params.q_row_stride = u(args.q_row_stride);
   params.q_head_stride = u(args.q_head_stride);
   params.scale = static_cast<float>(args.scale);
+  return params;
+}
+
+/// Scores and sums of a turn's splits.
+void attend_splits(Commands& commands, const Attention& args, RoleFilter filter, const Turn& turn) {
+  const MlaShape& shape = args.shape;
+  commands.kernel("mla_attend", {{FC_KV, kv_format(args.kv.layout)},
+                                 {FC_ROLE, filter},
+                                 {FC_LATENT_STEPS, u(static_cast<int64_t>(over(shape.latent, kSimdWidth)))},
+                                 {FC_ROPE_STEPS, u(static_cast<int64_t>(over(shape.rope, kSimdWidth)))}});
+  AttendParams params = bind_attention(commands, args, filter);
+  commands.out(7, turn.partials,
+               partial_bytes(shape) * static_cast<size_t>(turn.splits) * static_cast<size_t>(turn.count));
+  params.first_token = u(turn.first);
+  params.splits = u(turn.splits);
   commands.params(9, params);
-  commands.dispatch({whole ? 1 : static_cast<unsigned long>(turn.splits), static_cast<unsigned long>(turn.count),
-                     over(heads, kAttendHeads)},
+  commands.dispatch({static_cast<unsigned long>(turn.splits), static_cast<unsigned long>(turn.count),
+                     over(shape.heads, kAttendHeads)},
                     {kAttendThreads});
 }
 
-void attend_whole(Commands& commands, const Attention& args, RoleFilter filter, View out) {
-  attend(commands, args, filter, {.first = 0, .count = args.batch->n_tokens, .splits = 1, .partials = {}}, out);
+/// The prompt form: whole contexts at once.
+void attend_prompt(Commands& commands, const Attention& args, RoleFilter filter, View out) {
+  const MlaShape& shape = args.shape;
+  const auto tokens = static_cast<unsigned long>(args.batch->n_tokens);
+  commands.kernel("mla_attend_prompt", {{FC_KV, kv_format(args.kv.layout)},
+                                        {FC_ROLE, filter},
+                                        {FC_LATENT_GROUPS, u(static_cast<int64_t>(over(shape.latent, 8)))},
+                                        {FC_ROPE_GROUPS, u(static_cast<int64_t>(over(shape.rope, 8)))}});
+  const AttendParams params = bind_attention(commands, args, filter);
+  commands.out(8, out, floats(args.batch->n_tokens * int64_t{shape.heads} * shape.latent));
+  commands.params(9, params);
+  commands.dispatch({tokens, over(shape.heads, kAttendHeads)}, {kPromptThreads});
 }
 
 void combine(Commands& commands, const Attention& args, RoleFilter filter, const Turn& turn, View out) {
@@ -206,8 +222,7 @@ void kv_write(Commands& commands, const KvWriteArgs& args, RoleFilter filter) {
   commands.in(1, args.rope, matrix_bytes(batch.n_tokens, args.rope_stride, args.kv.layout.rope_dim));
   commands.in(2, batch.positions, ints);
   commands.in(3, batch.slots, ints);
-  commands.in(4, batch.block_tables,
-              static_cast<size_t>(batch.n_slots) * static_cast<size_t>(batch.blocks_per_slot) * 4);
+  commands.in(4, batch.block_tables, table_bytes(batch));
   if (filter != kAllRows) commands.in(5, batch.roles, static_cast<size_t>(batch.n_tokens));
   commands.out(6, args.kv.pool, rest_of(args.kv.pool));
   commands.params(7, KvWriteParams{kv_params(args.kv, batch), u(args.latent_stride), u(args.rope_stride)});
@@ -245,11 +260,11 @@ void mla_attend(Commands& commands, const MlaAttendArgs& args) {
   const Forms forms = forms_of(commands, args.batch->roles);
   if (forms.decode) {
     in_turns(commands, *args.batch, args.shape, [&](const Turn& turn) {
-      attend(commands, attention, forms.decode_filter, turn, {});
+      attend_splits(commands, attention, forms.decode_filter, turn);
       combine(commands, attention, forms.decode_filter, turn, args.out);
     });
   }
-  if (forms.prompt) attend_whole(commands, attention, forms.prompt_filter, args.out);
+  if (forms.prompt) attend_prompt(commands, attention, forms.prompt_filter, args.out);
 }
 
 void mla_unabsorb(Commands& commands, const MlaUnabsorbArgs& args) {
@@ -283,14 +298,14 @@ void mla_absorbed(Commands& commands, const MlaAbsorbedArgs& args) {
                   .out = args.out};
   if (forms.decode) {
     in_turns(commands, batch, shape, [&](const Turn& turn) {
-      attend(commands, attention, forms.decode_filter, turn, {});
+      attend_splits(commands, attention, forms.decode_filter, turn);
       values.from = turn.partials;
       values.turn = &turn;
       unabsorb(commands, values, forms.decode_filter);
     });
   }
   if (forms.prompt) {
-    attend_whole(commands, attention, forms.prompt_filter, args.o_latent);
+    attend_prompt(commands, attention, forms.prompt_filter, args.o_latent);
     values.from = args.o_latent;
     values.turn = nullptr;
     unabsorb(commands, values, forms.prompt_filter);

@@ -206,23 +206,21 @@ static inline void attend_rows(thread HeadState& head, threadgroup const float* 
   }
 }
 
-// With WHOLE a threadgroup takes all of a token's positions and writes the result; else one split, whose largest score,
-// total and sums it leaves in `partials`: [token, split, head][2 + latent].
+// Leaves a split's largest score, total and sums in `partials`: [token, split, head][2 + latent].
 kernel void mla_attend(device const float* q_latent [[buffer(0)]], device const float* q_rope [[buffer(1)]],
                        device const uchar* pool [[buffer(2)]], device const int* positions [[buffer(3)]],
                        device const int* slots [[buffer(4)]], device const int* block_tables [[buffer(5)]],
                        device const uchar* roles [[buffer(6)]], device float* partials [[buffer(7)]],
-                       device float* out [[buffer(8)]], constant AttendParams& p [[buffer(9)]],
-                       uint3 place [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
-                       uint simdgroup [[simdgroup_index_in_threadgroup]],
+                       constant AttendParams& p [[buffer(9)]], uint3 place [[threadgroup_position_in_grid]],
+                       uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
                        uint thread_index [[thread_index_in_threadgroup]]) {
   threadgroup float staged[kStagedRows * kMaxValues];
   const uint token = p.first_token + place.y;
   if (!row_wanted(roles, token)) return;
   const uint length = uint(positions[token]) + 1;
-  const uint begin = WHOLE == 1 ? 0 : place.x * MARLIN_SPLIT;
+  const uint begin = place.x * MARLIN_SPLIT;
   if (begin >= length) return;
-  const uint end = WHOLE == 1 ? length : min(length, begin + MARLIN_SPLIT);
+  const uint end = min(length, begin + MARLIN_SPLIT);
   const uint slot = uint(slots[token]);
   const uint latent = p.kv.latent;
   const uint rope = p.kv.rope;
@@ -259,14 +257,12 @@ kernel void mla_attend(device const float* q_latent [[buffer(0)]], device const 
     if (head >= p.heads) continue;
     const ulong at = (ulong(place.y) * p.splits + place.x) * p.heads + head;
     device float* partial = partials + at * (latent + 2);
-    device float* to = WHOLE == 1 ? out + (ulong(token) * p.heads + head) * latent : partial + 2;
-    const float factor = WHOLE == 1 ? 1.0f / heads[h].total : 1.0f;
 #pragma unroll
     for (uint i = 0; i < kMaxLatentSteps; ++i) {
       const uint k = i * kSimdWidth + lane;
-      if (i < LATENT_STEPS && k < latent) to[k] = heads[h].sum[i] * factor;
+      if (i < LATENT_STEPS && k < latent) partial[2 + k] = heads[h].sum[i];
     }
-    if (WHOLE != 1 && lane == 0) {
+    if (lane == 0) {
       partial[0] = heads[h].largest;
       partial[1] = heads[h].total;
     }

@@ -36,9 +36,11 @@ using uint = uint32_t;
 #define FC_CHOICE_BIAS 26  // 1: experts are ranked by score + bias
 
 // attention.metal
-#define FC_LATENT_STEPS 40  // of 32 values in a latent
-#define FC_ROPE_STEPS 41    // of 32 values in a rope part
-#define FC_WHOLE 42         // 1: not in splits
+#define FC_LATENT_STEPS 40   // of 32 values in a latent
+#define FC_ROPE_STEPS 41     // of 32 values in a rope part
+#define FC_WHOLE 42          // 1: not in splits
+#define FC_LATENT_GROUPS 43  // of 8 values in a latent
+#define FC_ROPE_GROUPS 44    // of 8 values in a rope part
 
 enum Format : uint { kFp4 = 0, kBf16 = 1, kF16 = 2, kF32 = 3, kNone = 4 };
 enum KvFormat : uint { kKvF32 = 0, kKvF16 = 1, kKvQ8 = 2 };
