@@ -1,6 +1,6 @@
 # emulated_kernels(name SOURCES a.metal … INCLUDES dir …): the interface library `name`. A program that links it has the
 # kernels of these files for the Metal emulator, each compiled to be fast, and once more to be checked.
-option(MARLIN_METAL_CHECKED "compile Metal kernels a second time, with every load and store watched" OFF)
+option(MARLIN_METAL_CHECKED "compile Metal kernels a second time, with every load and store watched" ON)
 
 find_program(MARLIN_METAL_CLANG NAMES clang++-19 REQUIRED
   DOC "compiles Metal kernels; older ones, and g++ 12, have no arithmetic on half and bfloat")
