@@ -1,6 +1,5 @@
 # emulated_kernels(name SOURCES a.metal … INCLUDES dir …): the interface library `name`. A program that links it has the
 # kernels of these files for the Metal emulator, each compiled to be fast, and once more to be checked.
-option(MARLIN_METAL_CHECKED "compile Metal kernels a second time, with every load and store watched" OFF)
 
 find_program(MARLIN_METAL_CLANG NAMES clang++-19 REQUIRED
   DOC "compiles Metal kernels; older ones, and g++ 12, have no arithmetic on half and bfloat")
@@ -47,9 +46,7 @@ function(emulated_kernels name)
         --depfile ${generated}.d --root ${PROJECT_SOURCE_DIR} --clang ${MARLIN_METAL_CLANG} ${ARG_INCLUDES}
       COMMENT "Generating ${name}/${base}.cc" VERBATIM)
     marlin_metal_object(${generated} ${generated}.o ${MARLIN_METAL_FAST_FLAGS})
-    if(MARLIN_METAL_CHECKED)
-      marlin_metal_object(${generated} ${generated}.checked.o ${MARLIN_METAL_CHECKED_FLAGS})
-    endif()
+    marlin_metal_object(${generated} ${generated}.checked.o ${MARLIN_METAL_CHECKED_FLAGS})
   endforeach()
   # Objects, not an archive: nobody refers to a kernel by a symbol, so a linker would leave them all out.
   add_custom_target(${name}_objects DEPENDS ${objects})
