@@ -1,6 +1,7 @@
 // Watches the loads and stores of checked kernels. They are compiled with clang's -fsanitize=thread, which puts a call
 // before each access; the functions that are called are here, and the library that clang has for them is not linked.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <unordered_set>
 #include <vector>
@@ -41,9 +42,8 @@ struct Target {
   RegionShadow* region = nullptr;  // null for threadgroup memory
   uint64_t first_run = 0;          // older accesses are of no interest
 
-  bool has(const Access& access) const { return access.address >= begin && contains_from(access); }
-  bool contains_from(const Access& access) const {
-    return access.address < end && access.bytes <= static_cast<size_t>(end - access.address);
+  bool has(const Access& access) const {
+    return access.address >= begin && access.address < end && access.bytes <= static_cast<size_t>(end - access.address);
   }
 };
 
@@ -64,8 +64,8 @@ class Checker {
     if (!worker_ || access.bytes == 0) return;
     if (race_pending_) settle_race();
     if (worker_->in_stacks(access.address)) return;
-    if (!target_.has(access) && !find_target(access)) return;
-    if (target_.region && target_.region->read_only()) {
+    if (!target_->has(access) && !find_recent(access) && !find_target(access)) return;
+    if (target_->region && target_->region->read_only()) {
       access_read_only(access);
     } else {
       access_cells(access);
@@ -74,7 +74,10 @@ class Checker {
   void misaligned(const void* address, unsigned long alignment, CodeOffset place);
 
  private:
+  bool find_recent(const Access& access);
   bool find_target(const Access& access);
+  void set_target(const Target& target);
+  void forget_targets();
   bool find_variable(const Access& access);
   void report_outside(const Access& access);
   std::string name_place(const std::byte* address) const;
@@ -88,7 +91,7 @@ class Checker {
   void require_written(const Access& access, size_t cell);
   Stamp now() const;
   /// Of this dispatch, or of this threadgroup if it is about threadgroup memory.
-  bool counts(Stamp stamp) const { return stamp.run() >= target_.first_run; }
+  bool counts(Stamp stamp) const { return stamp.run() >= target_->first_run; }
   /// Whether there is an earlier access that may happen at the same time.
   bool races(Stamp old, Stamp now) const { return counts(old) && !ordered(old, now); }
 
@@ -97,8 +100,10 @@ class Checker {
   void report_race(const Access& access, size_t cell, Stamp other, bool other_writes, Stamp now);
   void settle_race();
 
-  Worker* worker_ = nullptr;  // null between dispatches
-  Target target_;             // of the last access
+  Worker* worker_ = nullptr;      // null between dispatches
+  std::array<Target, 4> recent_;  // where kernels went lately
+  size_t next_recent_ = 0;
+  Target* target_ = recent_.data();  // of this access
   Shadow* threadgroup_cells_ = nullptr;
   uint64_t run_ = 0;                    // counts threadgroups
   uint64_t first_run_ = 1;              // of this dispatch
@@ -139,13 +144,13 @@ void Checker::begin_threadgroup() {
   if (race_pending_) settle_race();
   ++run_;
   threadgroups_.push_back(worker_->threadgroup_index());
-  target_ = {};
+  forget_targets();
 }
 
 void Checker::end_dispatch(Outcome& outcome) {
   if (race_pending_) settle_race();
   worker_ = nullptr;
-  target_ = {};
+  forget_targets();
   outcome.bytes_read += bytes_read_;
   outcome.bytes_written += bytes_written_;
   outcome.errors.insert(outcome.errors.end(), late_errors_.begin(), late_errors_.end());
@@ -159,23 +164,42 @@ void Checker::end_dispatch(Outcome& outcome) {
 
 Stamp Checker::now() const {
   const ThreadStamp stamp = worker_->thread_stamp();
-  if (target_.region) return Stamp(run_, stamp.thread, stamp.threadgroup_epochs.device, stamp.simdgroup_epochs.device);
+  if (target_->region) return Stamp(run_, stamp.thread, stamp.threadgroup_epochs.device, stamp.simdgroup_epochs.device);
   return Stamp(run_, stamp.thread, stamp.threadgroup_epochs.threadgroup, stamp.simdgroup_epochs.threadgroup);
 }
 
 // ---- where an access goes ------------------------------------------------------------------------------------------
 
+bool Checker::find_recent(const Access& access) {
+  for (Target& target : recent_) {
+    if (!target.has(access)) continue;
+    target_ = &target;
+    return true;
+  }
+  return false;
+}
+
+void Checker::set_target(const Target& target) {
+  next_recent_ = (next_recent_ + 1) % recent_.size();
+  target_ = &recent_[next_recent_];
+  *target_ = target;
+}
+
+void Checker::forget_targets() {
+  recent_.fill({});
+}
+
 /// False if there is nothing to check, or an error was found.
 bool Checker::find_target(const Access& access) {
   if (worker_->in_threadgroup_memory(access.address)) return find_variable(access);
+  const auto* in_program = reinterpret_cast<const char*>(access.address);
+  if (in_program >= &__executable_start && in_program < &_end) return false;
   const ReachableRegion* reachable = worker_->find_region(access.address);
   if (reachable && access.bytes <= static_cast<size_t>(reachable->end - access.address)) {
     RegionShadow& shadow = shadow_of(*reachable->region);
-    target_ = {reachable->begin, reachable->end, shadow.cells.get(), 0, &shadow, first_run_};
+    set_target({reachable->begin, reachable->end, shadow.cells.get(), 0, &shadow, first_run_});
     return true;
   }
-  const auto* in_program = reinterpret_cast<const char*>(access.address);
-  if (in_program >= &__executable_start && in_program < &_end) return false;
   if (worker_->in_own_objects(access.address)) return false;
   report_outside(access);
   return false;
@@ -186,7 +210,7 @@ bool Checker::find_variable(const Access& access) {
     Target target{variable.data, variable.data + variable.bytes, threadgroup_cells_, 0, nullptr, run_};
     if (!target.has(access)) continue;
     target.first_cell = static_cast<size_t>(variable.data - worker_->threadgroup_memory());
-    target_ = target;
+    set_target(target);
     return true;
   }
   report_outside(access);
@@ -260,20 +284,20 @@ void Checker::report_outside(const Access& access) {
 void Checker::access_read_only(const Access& access) {
   if (access.writes()) {
     worker_->fail("store to read-only memory: " +
-                  describe(access, static_cast<size_t>(access.address - target_.begin)));
+                  describe(access, static_cast<size_t>(access.address - target_->begin)));
   }
-  const auto offset = static_cast<size_t>(access.address - target_.begin);
+  const auto offset = static_cast<size_t>(access.address - target_->begin);
   // A dispatch is known by its first threadgroup.
-  bytes_read_ += target_.region->marks->mark(offset, access.bytes, static_cast<uint32_t>(first_run_));
+  bytes_read_ += target_->region->marks->mark(offset, access.bytes, static_cast<uint32_t>(first_run_));
 }
 
 /// Bytes with the same past are looked at together: mostly it is all of them.
 void Checker::access_cells(const Access& access) {
   const Stamp stamp = now();
-  const size_t begin = target_.first_cell + static_cast<size_t>(access.address - target_.begin);
+  const size_t begin = target_->first_cell + static_cast<size_t>(access.address - target_->begin);
   const size_t end = begin + access.bytes;
-  const Stamp* writers = target_.cells->writers;
-  const Stamp* readers = target_.cells->readers;
+  const Stamp* writers = target_->cells->writers;
+  const Stamp* readers = target_->cells->readers;
   for (size_t first = begin; first < end;) {
     size_t next = first + 1;
     while (next < end && writers[next] == writers[first] && readers[next] == readers[first]) ++next;
@@ -289,13 +313,13 @@ void Checker::access_cells(const Access& access) {
 }
 
 void Checker::read_cells(const Access& access, size_t first, size_t count, Stamp now) {
-  Shadow& cells = *target_.cells;
+  Shadow& cells = *target_->cells;
   const Stamp writer = cells.writers[first];
   const Stamp reader = cells.readers[first];
   if (races(writer, now)) report_race(access, first, writer, true, now);
   if (!counts(reader)) {
     require_written(access, first);
-    if (target_.region) bytes_read_ += count;
+    if (target_->region) bytes_read_ += count;
   }
   const Stamp after = counts(reader) ? combined(reader, now) : now;
   if (after == reader) return;
@@ -304,19 +328,19 @@ void Checker::read_cells(const Access& access, size_t first, size_t count, Stamp
 }
 
 void Checker::write_cells(const Access& access, size_t first, size_t count, Stamp now) {
-  Shadow& cells = *target_.cells;
+  Shadow& cells = *target_->cells;
   const Stamp writer = cells.writers[first];
   const Stamp reader = cells.readers[first];
   if (races(writer, now)) report_race(access, first, writer, true, now);
   if (races(reader, now)) report_race(access, first, reader, false, now);
-  if (target_.region && !counts(writer)) bytes_written_ += count;
+  if (target_->region && !counts(writer)) bytes_written_ += count;
   std::fill_n(cells.writers + first, count, now);
   std::fill_n(cells.write_places + first, count, access.place);
 }
 
 /// Atomic accesses conflict with plain ones only. A load is not remembered, so a plain write after it is not found.
 void Checker::change_cells(const Access& access, size_t first, size_t count, Stamp now) {
-  Shadow& cells = *target_.cells;
+  Shadow& cells = *target_->cells;
   const Stamp writer = cells.writers[first];
   const Stamp reader = cells.readers[first];
   if (!writer.atomic() && races(writer, now)) report_race(access, first, writer, true, now);
@@ -325,16 +349,16 @@ void Checker::change_cells(const Access& access, size_t first, size_t count, Sta
     return;
   }
   if (races(reader, now)) report_race(access, first, reader, false, now);
-  if (target_.region && !counts(writer)) bytes_written_ += count;
+  if (target_->region && !counts(writer)) bytes_written_ += count;
   const bool continues = writer.atomic() && counts(writer);
   std::fill_n(cells.writers + first, count, (continues ? combined(writer, now) : now).as_atomic());
   std::fill_n(cells.write_places + first, count, access.place);
 }
 
 void Checker::require_written(const Access& access, size_t cell) {
-  const Stamp writer = target_.cells->writers[cell];
-  if (target_.region) {
-    if (!writer.is_nobody() || target_.region->host_wrote(cell, 1)) return;
+  const Stamp writer = target_->cells->writers[cell];
+  if (target_->region) {
+    if (!writer.is_nobody() || target_->region->host_wrote(cell, 1)) return;
     worker_->report("read of device memory that nobody has written: " + describe(access, cell),
                     key_of(access.place, 0, 1));
   } else if (writer.run() != run_) {
@@ -348,7 +372,7 @@ void Checker::require_written(const Access& access, size_t cell) {
 std::string Checker::describe(const Access& access, size_t cell) const {
   const std::string what = access.atomic() ? "atomic access" : access.writes() ? "write" : "read";
   return what + " of " + bytes_text(access.bytes) + " at " + line_mark(access.place) + ", " +
-         name_place(target_.begin + (cell - target_.first_cell));
+         name_place(target_->begin + (cell - target_->first_cell));
 }
 
 std::string Checker::describe_other(Stamp other, const char* verb, CodeOffset place, Stamp now) const {
@@ -359,7 +383,7 @@ std::string Checker::describe_other(Stamp other, const char* verb, CodeOffset pl
 }
 
 void Checker::report_race(const Access& access, size_t cell, Stamp other, bool other_writes, Stamp now) {
-  const CodeOffset place = other_writes ? target_.cells->write_places[cell] : target_.cells->read_places[cell];
+  const CodeOffset place = other_writes ? target_->cells->write_places[cell] : target_->cells->read_places[cell];
   const char* verb = !other_writes ? "read" : other.atomic() ? "atomic access" : "write";
   const uint64_t key = key_of(access.place, place, other_writes ? 3 : 4);
   const std::string text = "data race: " + describe(access, cell) + "; " + describe_other(other, verb, place, now);

@@ -23,6 +23,8 @@ inline constexpr size_t kPageBytes = 4096;
 inline constexpr unsigned kMostThreads = 1024;
 inline constexpr size_t kMostThreadgroupBytes = 32768;
 inline constexpr size_t kMostInlineBytes = 4096;
+inline constexpr size_t kStackBytes = 64 << 10;
+inline constexpr size_t kStacksBytes = kStackBytes * kMostThreads;
 
 // ---- memory (memory.cc) --------------------------------------------------------------------------------------------
 
@@ -178,7 +180,7 @@ class Worker {
   size_t threadgroup_memory_bytes() const;
   const std::vector<ThreadgroupVariable>& variables() const { return variables_; }
   /// The fibers' stacks: private to a thread, unless a pointer escapes.
-  bool in_stacks(const std::byte* address) const;
+  bool in_stacks(const std::byte* address) const { return address >= stacks_ && address < stacks_ + kStacksBytes; }
   /// Objects of the executor that kernels read: arguments, what a thread knows of itself, values of simd operations.
   bool in_own_objects(const std::byte* address) const;
   /// Adds an error that names the running thread. Says each thing once: `key` is what makes it the same; 0: always new.

@@ -19,8 +19,6 @@ __thread ThreadContext* current = nullptr;
 
 namespace {
 
-constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kStacksBytes = kStackBytes * kMostThreads;
 /// More than Metal has, so that the message about too much can say how much.
 constexpr size_t kThreadgroupArenaBytes = 256 << 10;
 /// Between variables in checked runs: what lies there belongs to none.
@@ -496,10 +494,6 @@ bool Worker::in_threadgroup_memory(const std::byte* address) const {
 
 size_t Worker::threadgroup_memory_bytes() const {
   return kThreadgroupArenaBytes;
-}
-
-bool Worker::in_stacks(const std::byte* address) const {
-  return address >= stacks_ && address < stacks_ + kStacksBytes;
 }
 
 bool Worker::in_own_objects(const std::byte* address) const {
