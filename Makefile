@@ -76,6 +76,7 @@ arm64: setup ## cross-compile the kernels for 64-bit ARM and run their tests und
 
 metal: setup ## build the Metal backend over an emulator, lint its shaders and run its tests
 	@command -v clang++-19 >/dev/null || { echo "metal: clang++-19 is missing: scripts/setup.sh --ci installs it"; exit 1; }
+	@scripts/metal_lint.sh
 	$(call build,metal,--target metal_tests)
 	$(call check,metal,-j 2 -R "metal|emulator|checker|fused_layer|ragged" --no-tests=error)
 

@@ -5,7 +5,7 @@
 #
 #   scripts/metal_check.sh [REPORT]     (metal-report.txt; --emulated tries the script itself where there is no Metal)
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 device=metal
 build=build/metal-check
 options=()

@@ -84,8 +84,7 @@ struct VectorWeight {
 /// leave out the one that no row needs. Both flags may be set in vain.
 struct RoleView : View {  // U8 [rows]; none = decode
   RoleView() = default;
-  RoleView(View roles, bool prompt = true, bool decode = true)
-      : View(roles), any_prompt(prompt), any_decode(decode) {}
+  RoleView(View roles, bool prompt = true, bool decode = true) : View(roles), any_prompt(prompt), any_decode(decode) {}
 
   bool any_prompt = true;
   bool any_decode = true;

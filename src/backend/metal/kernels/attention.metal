@@ -278,9 +278,10 @@ kernel void mla_combine(device const float* partials [[buffer(0)]], device const
                         device const uchar* roles [[buffer(2)]], device float* out [[buffer(3)]],
                         constant CombineParams& p [[buffer(4)]], uint2 place [[threadgroup_position_in_grid]],
                         uint thread_index [[thread_index_in_threadgroup]],
-                        uint threads [[threads_per_threadgroup]]) {
+                        uint simdgroups [[simdgroups_per_threadgroup]]) {
   const uint token = p.first_token + place.y;
   if (!row_wanted(roles, token)) return;
+  const uint threads = simdgroups * kSimdWidth;
   const uint splits = uint(positions[token]) / MARLIN_SPLIT + 1;
   const ulong width = p.latent + 2;
   device const float* mine = partials + (ulong(place.y) * p.splits * p.heads + place.x) * width;

@@ -1,0 +1,525 @@
+"""Reads .metal files for the lint: preprocessing, tokens, kernels with their bindings, and a pass that replaces what C++
+cannot express (Rewriter; the lint's own subclass decides by what)."""
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+COMPILER = "clang++-19"
+MAX_BUFFER_INDEX = 30
+
+# The built-in variables of a kernel's parameters, by attribute, and the enumerators of marlin_abi::Source.
+BUILT_INS = {
+    "thread_position_in_threadgroup": "kThreadInThreadgroup",
+    "threadgroup_position_in_grid": "kThreadgroupInGrid",
+    "threads_per_threadgroup": "kThreadsPerThreadgroup",
+    "dispatch_threads_per_threadgroup": "kThreadsPerThreadgroup",
+    "threadgroups_per_grid": "kThreadgroupsPerGrid",
+    "thread_position_in_grid": "kThreadInGrid",
+    "threads_per_grid": "kThreadsPerGrid",
+    "thread_index_in_threadgroup": "kIndexInThreadgroup",
+    "thread_index_in_simdgroup": "kLane",
+    "simdgroup_index_in_threadgroup": "kSimdgroup",
+    "simdgroups_per_threadgroup": "kSimdgroups",
+    "dispatch_simdgroups_per_threadgroup": "kSimdgroups",
+    "threads_per_simdgroup": "kThreadsPerSimdgroup",
+    "thread_execution_width": "kThreadsPerSimdgroup",
+}
+# Words of MSL that C++ lacks, and what stands for them.
+WORDS = {"device": "", "thread": "", "threadgroup": "", "constant": "const", "kernel": "", "METAL_FUNC": "inline"}
+
+TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\n]+)
+    |(?P<comment>//[^\n]*|/\*.*?\*/)
+    |(?P<directive>^\#[^\n]*)
+    |(?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')
+    |(?P<number>0[xX][0-9a-fA-F.']+[pP][+-]?\d+[a-zA-Z]*|0[xX][0-9a-fA-F']+[uUlL]*|(?:\d[\d']*\.\d*|\.\d+|\d[\d']*)(?:[eE][+-]?\d+)?[a-zA-Z]*)
+    |(?P<name>[A-Za-z_]\w*)
+    |(?P<symbol>\[\[|\]\]|::|->|<<=|>>=|<<|>>|[-+*/%&|^=!<>]=|&&|\|\||\+\+|--|.)""",
+    re.S | re.M | re.X,
+)
+BLANK = {"space", "comment", "directive"}
+FLOAT_WITHOUT_SUFFIX = re.compile(r"0[xX][0-9a-fA-F.']+[pP][+-]?\d+|(?=.*[.eE])(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
+BFLOAT = re.compile(r"([^xX]*)(bf|BF)")
+
+
+class GenerateError(Exception):
+    """A kernel that Metal would refuse; str() is file:line: message."""
+
+    def __init__(self, token, message):
+        super().__init__(f"{token.file}:{token.line}: error: {message}")
+
+
+class Token:
+    __slots__ = ("kind", "text", "file", "line")
+
+    def __init__(self, kind, text, file, line):
+        self.kind, self.text, self.file, self.line = kind, text, file, line
+
+
+class Parameter:
+    """A parameter of a kernel: its tokens without attributes, and the attributes."""
+
+    def __init__(self, tokens, attributes):
+        self.tokens = significant(tokens)
+        self.attributes = [part for attribute in attributes for part in split_text(attribute)]
+
+    @property
+    def name(self):
+        return self.tokens[-1].text if self.tokens else "?"
+
+    def is_memory(self):
+        return any(token.text in "*&" for token in self.tokens)
+
+    def index(self, kind):
+        """n of [[kind(n)]], or None."""
+        for attribute in self.attributes:
+            match = re.fullmatch(kind + r"\s*\((.*)\)", attribute, re.S)
+            if match:
+                return integer(match.group(1), self.tokens[0])
+        return None
+
+
+class Kernel:
+    def __init__(self, name, token, parameters, is_template, attributes):
+        self.name, self.token, self.parameters, self.is_template = name, token, parameters, is_template
+        self.attributes = attributes
+
+    def host_name(self):
+        for attribute in self.attributes:
+            match = re.fullmatch(r'host_name\s*\(\s*"([^"]*)"\s*\)', attribute)
+            if match:
+                return match.group(1)
+        return self.name
+
+    def max_threads(self):
+        for attribute in self.attributes:
+            match = re.fullmatch(r"max_total_threads_per_threadgroup\s*\((.*)\)", attribute, re.S)
+            if match:
+                return integer(match.group(1), self.token)
+        return 0
+
+    def bindings(self):
+        """(source, index) of every parameter, implicit buffer indices included."""
+        explicit = [parameter.index("buffer") for parameter in self.parameters]
+        free = (n for n in range(len(explicit) + MAX_BUFFER_INDEX + 1) if n not in explicit)
+        found, used = [], {}
+        for parameter in self.parameters:
+            source, index = self.binding(parameter, free)
+            if source in ("kBuffer", "kThreadgroupBuffer"):
+                token = parameter.tokens[0]
+                if not 0 <= index <= MAX_BUFFER_INDEX:
+                    raise GenerateError(token, f"{self.name}: index {index} of '{parameter.name}': 0 to 30 exist")
+                if (source, index) in used:
+                    other = used[source, index]
+                    raise GenerateError(token, f"{self.name}: '{other}' and '{parameter.name}' share index {index}")
+                used[source, index] = parameter.name
+            found.append((source, index))
+        return found
+
+    def binding(self, parameter, free):
+        index = parameter.index("buffer")
+        if index is not None:
+            return "kBuffer", index
+        index = parameter.index("threadgroup")
+        if index is not None:
+            return "kThreadgroupBuffer", index
+        for attribute in parameter.attributes:
+            if attribute in BUILT_INS:
+                return BUILT_INS[attribute], 0
+        if parameter.is_memory():
+            return "kBuffer", next(free)
+        raise GenerateError(self.token, f"{self.name}: parameter '{parameter.name}' has no binding attribute")
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def tokenize(text, file):
+    tokens, line, position = [], 1, 0
+    while position < len(text):
+        match = TOKEN.match(text, position)
+        kind, found = match.lastgroup, match.group()
+        if kind == "directive":
+            marker = re.match(r'#(?: line)?\s*(\d+)\s+"([^"]*)"', found)
+            if marker:
+                line, file = int(marker.group(1)) - 1, marker.group(2)
+        tokens.append(Token(kind, found, file, line))
+        line += found.count("\n")
+        position = match.end()
+    return split_subscripts(tokens)
+
+
+def split_subscripts(tokens):
+    """Takes ]] apart where it ends two subscripts, as in a[b[i]]."""
+    result, stack = [], []
+    for token in tokens:
+        if token.text in ("[", "[["):
+            stack.append(token.text)
+        if token.text == "]]" and not (stack and stack[-1] == "[["):
+            for _ in range(2):
+                if stack:
+                    stack.pop()
+                result.append(Token("symbol", "]", token.file, token.line))
+            continue
+        if token.text in ("]", "]]") and stack:
+            stack.pop()
+        result.append(token)
+    return result
+
+
+def significant(tokens):
+    return [token for token in tokens if token.kind not in BLANK]
+
+
+def joined(tokens, separator=""):
+    return separator.join(token.text for token in tokens).strip()
+
+
+def newlines(tokens):
+    """What keeps later lines in their places when tokens are removed."""
+    return "\n" * sum(token.text.count("\n") for token in tokens)
+
+
+def closing(tokens, begin):
+    """The index of the bracket that closes the one at begin."""
+    open_text = tokens[begin].text
+    close_text = {"(": ")", "{": "}", "[": "]", "[[": "]]"}[open_text]
+    depth = 0
+    for i in range(begin, len(tokens)):
+        if tokens[i].text == open_text:
+            depth += 1
+        elif tokens[i].text == close_text:
+            depth -= 1
+            if depth == 0:
+                return i
+    raise GenerateError(tokens[begin], f"'{open_text}' is never closed")
+
+
+def find(tokens, begin, texts):
+    """The index of the first of texts at or after begin that is in no attribute."""
+    i = begin
+    while i < len(tokens):
+        if tokens[i].text == "[[":
+            i = closing(tokens, i)
+        elif tokens[i].text in texts:
+            return i
+        i += 1
+    raise GenerateError(tokens[begin], f"none of {' '.join(texts)} follows")
+
+
+def without_attributes(tokens):
+    """(tokens outside [[...]], the attributes' texts)"""
+    rest, attributes, i = [], [], 0
+    while i < len(tokens):
+        if tokens[i].text == "[[":
+            end = closing(tokens, i)
+            attributes += split_text(joined(tokens[i + 1 : end]))
+            i = end + 1
+        else:
+            rest.append(tokens[i])
+            i += 1
+    return rest, attributes
+
+
+def split_text(text):
+    return [part.strip() for part in re.split(r",(?![^(]*\))", text)]
+
+
+def split_commas(tokens):
+    parts, current, depth = [], [], 0
+    for token in tokens:
+        depth += {"(": 1, "[": 1, "{": 1, "<": 1, "[[": 1, ")": -1, "]": -1, "}": -1, ">": -1, "]]": -1, ">>": -2}.get(
+            token.text, 0
+        )
+        if token.text == "," and depth == 0:
+            parts.append(current)
+            current = []
+        else:
+            current.append(token)
+    if significant(current):
+        parts.append(current)
+    return parts
+
+
+def integer(text, token):
+    """The value of an expression of integers, as macros leave it."""
+
+    def value(node):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return node.value
+        if isinstance(node, ast.BinOp):
+            left, right = value(node.left), value(node.right)
+            operations = {ast.Add: int.__add__, ast.Sub: int.__sub__, ast.Mult: int.__mul__}
+            if type(node.op) in operations:
+                return operations[type(node.op)](left, right)
+        raise ValueError
+
+    try:
+        return value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError):
+        raise GenerateError(token, f"'{text.strip()}' is no integer: use a literal or a macro") from None
+
+
+# --- rewriting -----------------------------------------------------------------------------------
+
+
+class Rewriter:
+    """One pass over the tokens of a preprocessed file."""
+
+    words = WORDS
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+        self.position = 0
+        self.out = []
+        self.kernels = {}  # by name
+        self.scopes = []  # of each open brace: whether it is a namespace's
+        self.parentheses = 0
+        self.template = False  # a template<...> was seen, its declaration not yet
+        self.attributes = []  # seen since the last declaration
+        self.function_constants = set()
+        self.pending = {}  # depth of scopes -> registration to emit after the kernel's closing brace
+        self.registrations = 0
+
+    def run(self):
+        while self.position < len(self.tokens):
+            self.step(self.tokens[self.position])
+        return "".join(self.out)
+
+    def emit(self, text):
+        self.out.append(text)
+
+    def fault(self, token, message):
+        raise GenerateError(token, message)
+
+    # What stands for the constructs that C++ cannot express.
+
+    def registration(self, kernel, host_name, expression, token):
+        self.registrations += 1
+        sources = ", ".join(f"::marlin_abi::Source::{source}" for source, _ in kernel.bindings())
+        indices = ", ".join(str(index) for _, index in kernel.bindings())
+        return (
+            f' MARLIN_KERNEL({self.registrations}, "{host_name}", ({expression}), ({sources}), ({indices}), '
+            f"{kernel.max_threads()}, {token.line})"
+        )
+
+    def function_constant(self, index, kind, name):
+        return f'static {kind} {name}; MARLIN_FUNCTION_CONSTANT({index}, {name}, "{kind}")'
+
+    def derived_constant(self, kind, name, value):
+        return f"static {kind} {name}; MARLIN_DERIVED_CONSTANT({name}, ({kind})({value}))"
+
+    def threadgroup_memory(self, kind, name, dimensions):
+        return f"MARLIN_THREADGROUP(({kind}), {name}, {dimensions}) "
+
+    # The pass.
+
+    def in_function(self):
+        return not all(self.scopes)
+
+    def previous(self):
+        """The last significant token before the position."""
+        for token in reversed(self.tokens[: self.position]):
+            if token.kind not in BLANK:
+                return token.text
+        return ""
+
+    def step(self, token):
+        handled = False
+        if token.text == "[[":
+            end = closing(self.tokens, self.position)
+            _, attributes = without_attributes(self.tokens[self.position : end + 1])
+            self.attributes += attributes
+            self.emit(newlines(self.tokens[self.position : end + 1]))
+            if "kernel" in attributes and not self.in_function():
+                self.kernel(self.position)
+            self.position = end + 1
+            return
+        if token.text in "{}":
+            self.brace(token)
+        elif token.kind == "name":
+            handled = self.name(token)
+        elif token.kind == "number" and FLOAT_WITHOUT_SUFFIX.fullmatch(token.text):
+            self.emit(token.text + "f")
+            handled = True
+        elif token.kind == "number" and BFLOAT.fullmatch(token.text):
+            self.emit(f"bfloat({token.text[:-2]}f)")
+            handled = True
+        self.parentheses += {"(": 1, ")": -1}.get(token.text, 0)
+        if handled is True:
+            self.position += 1
+        elif handled is False:
+            self.emit(token.text)
+            self.position += 1
+        if token.text in ("}", ";"):
+            self.declaration_ends()
+
+    def declaration_ends(self):
+        if not self.in_function():
+            self.template = False
+            self.attributes = []
+            registration = self.pending.pop(len(self.scopes), None)
+            if registration:
+                self.emit(registration)
+
+    def brace(self, token):
+        if token.text == "}":
+            if self.scopes:
+                self.scopes.pop()
+            return
+        before = joined(significant(self.tokens[max(0, self.position - 16) : self.position]), " ")
+        self.scopes.append(bool(re.search(r'(\bnamespace( \w+( :: \w+)*)?|\bextern "C")$', before)))
+
+    def name(self, token):
+        """Whether the token at the position was dealt with: True (one token), None (the position was moved), False."""
+        if token.text == "template" and not self.in_function():
+            return self.template_word(token)
+        if token.text == "kernel" and not self.in_function():
+            self.kernel(self.position)
+            return True
+        if token.text == "constant" and not self.in_function() and self.parentheses == 0:
+            if self.constant(token):
+                return None
+        if token.text == "threadgroup" and self.in_function() and self.parentheses == 0:
+            if self.previous() in ("{", "}", ";", ")", "else", ":") and self.threadgroup_variable(token):
+                return None
+        if token.text in self.words:
+            self.emit(self.words[token.text])
+            return True
+        return False
+
+    def template_word(self, token):
+        after = next(t for t in self.tokens[self.position + 1 :] if t.kind not in BLANK)
+        if after.text == "<":
+            self.template = True
+            return False
+        end = find(self.tokens, self.position, ";")
+        body, attributes = without_attributes(self.tokens[self.position : end])
+        names = [attribute for attribute in attributes if attribute.startswith("host_name")]
+        if not names or not ("kernel" in attributes or any(t.text == "kernel" for t in body)):
+            return False
+        name, expression = instantiated(significant(body))
+        kernel = self.kernels.get(name)
+        if not kernel:
+            raise GenerateError(token, f"'{name}' is instantiated but is no kernel template of this file")
+        host_name = re.search(r'"([^"]*)"', names[0]).group(1)
+        self.emit(self.registration(kernel, host_name, expression, token))
+        self.emit(newlines(self.tokens[self.position : end + 1]))
+        self.position = end + 1
+        self.attributes = []
+        return None
+
+    def kernel(self, begin):
+        """Reads the declaration of a kernel, whose tokens then pass as any others."""
+        parenthesis = find(self.tokens, begin, "(")
+        name = [t for t in significant(without_attributes(self.tokens[begin:parenthesis])[0]) if t.kind == "name"][-1]
+        end = closing(self.tokens, parenthesis)
+        parameters = [
+            Parameter(*without_attributes(part)) for part in split_commas(self.tokens[parenthesis + 1 : end])
+        ]
+        attributes = self.attributes + without_attributes(self.tokens[begin:parenthesis])[1]
+        kernel = Kernel(name.text, name, parameters, self.template, attributes)
+        kernel.bindings()  # reports what is wrong with them even if no instantiation follows
+        self.kernels[name.text] = kernel
+        body = find(self.tokens, end, "{;")
+        if not self.template and self.tokens[body].text == "{":
+            self.pending[len(self.scopes)] = self.registration(kernel, kernel.host_name(), kernel.name, name)
+
+    def constant(self, token):
+        """constant T name [[function_constant(n)]]; or constant T name = something of function constants;"""
+        end = find(self.tokens, self.position, ";{(=")
+        declared, attributes = without_attributes(self.tokens[self.position : end])
+        declared = significant(declared)
+        if len(declared) < 3 or any(t.text in "*&[" for t in declared):
+            return False
+        kind, name = joined(declared[1:-1], " "), declared[-1].text
+        index = Parameter(declared, attributes).index("function_constant")
+        if index is not None and self.tokens[end].text == ";":
+            self.emit(self.function_constant(index, kind, name))
+        elif self.tokens[end].text == "=" and "constexpr" not in kind:
+            initialiser = self.tokens[end + 1 : find(self.tokens, end, ";")]
+            if not any(t.text in self.function_constants for t in initialiser):
+                return False
+            end = find(self.tokens, end, ";")
+            self.emit(self.derived_constant(kind, name, type(self)(initialiser).run()))
+        else:
+            return False
+        self.function_constants.add(name)
+        self.emit(newlines(self.tokens[self.position : end + 1]))
+        self.position = end + 1
+        self.attributes = []
+        return True
+
+    def threadgroup_variable(self, token):
+        end = find(self.tokens, self.position, ";")
+        declared = significant(without_attributes(self.tokens[self.position + 1 : end])[0])
+        declarators = split_commas(declared)
+        first = declarators[0]
+        stop = next((i for i, t in enumerate(first) if t.text in "[="), len(first))
+        if any(t.text in "*&" for t in first[:stop]):
+            return False  # a pointer into threadgroup memory, itself private
+        if any(t.text == "=" for t in declared):
+            self.fault(token, "a threadgroup variable cannot be initialised")
+        kind = joined(first[: stop - 1], " ")
+        declarators[0] = first[stop - 1 :]
+        for declarator in declarators:
+            dimensions = next((i for i, t in enumerate(declarator) if t.text == "["), len(declarator))
+            self.emit(self.threadgroup_memory(kind, declarator[0].text, joined(declarator[dimensions:])))
+        self.emit(newlines(self.tokens[self.position : end + 1]))
+        self.position = end + 1
+        return True
+
+
+def instantiated(tokens):
+    """(name, name<arguments>) of template [[host_name("x")]] kernel void name<arguments>(parameters), or without them."""
+    depth, end = 0, len(tokens)
+    steps = {"<": 1, ">": -1, ">>": -2}
+    for i, token in enumerate(tokens):
+        depth += steps.get(token.text, 0)
+        if token.text == "(" and depth == 0 and tokens[i - 1].text != "decltype":
+            end = i
+            break
+    begin = end - 1
+    if tokens[begin].text in (">", ">>"):
+        depth = 0
+        while True:
+            depth -= steps.get(tokens[begin].text, 0)
+            begin -= 1
+            if depth == 0:
+                break
+    return tokens[begin].text, joined([t for t in tokens[begin:end]], " ")
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def preprocess(source, includes, defines, depfile=None, target=None):
+    command = [COMPILER, "-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc"]
+    command += ["-isystem", HERE.parent / "emulator" / "shim" / "stdlib"]
+    command += ["-D__METAL__=1", "-D__METAL_VERSION__=310", "-D__HAVE_BFLOAT__=1"]
+    for include in includes:
+        command += ["-I", include]
+    command += [f"-D{define}" for define in defines]
+    if depfile:
+        command += ["-MMD", "-MF", depfile, "-MT", target]
+    result = subprocess.run([*map(str, command), str(source)], capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(result.stderr.rstrip())
+    return result.stdout
+
+
+def relative_markers(text, root):
+    """Line markers with paths from root, so that messages are short and objects hold no path of one machine."""
+    if not root:
+        return text
+    prefix = str(Path(root).resolve()) + os.sep
+
+    def shorter(match):
+        path = os.path.normpath(match.group(2))
+        return match.group(1) + (path[len(prefix) :] if path.startswith(prefix) else path) + match.group(3)
+
+    return re.sub(r'^(# \d+ ")([^"]*)("[^\n]*)$', shorter, text, flags=re.M)
