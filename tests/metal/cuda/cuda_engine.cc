@@ -64,7 +64,8 @@ CudaBuffer::~CudaBuffer() {
 
 void CudaBuffer::fill(std::span<const std::byte> bytes) {
   check(cudaMemcpy(data_, bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
-  check(cudaDeviceSynchronize(), "cudaMemcpy");  // the copy may still be on its way, and our stream does not wait for it
+  // The copy may still be on its way, and our stream does not wait for it.
+  check(cudaDeviceSynchronize(), "cudaMemcpy");
 }
 
 std::byte* CudaBuffer::at(size_t offset, size_t bytes) const {
