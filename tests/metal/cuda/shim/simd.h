@@ -13,7 +13,9 @@ MARLIN_INLINE constexpr mem_flags operator|(mem_flags a, mem_flags b) {
 
 // CUDA's barriers order all memory, whatever the flags: the emulator checks those.
 MARLIN_INLINE void threadgroup_barrier(mem_flags) {
+#ifndef MARLIN_NO_BARRIERS
   __syncthreads();
+#endif
 }
 MARLIN_INLINE void simdgroup_barrier(mem_flags) {
   __syncwarp();
