@@ -25,7 +25,7 @@ define check
 	@python3 scripts/run_tests.py build/$(1) $(2)
 endef
 
-.PHONY: help setup build demo test test-long lint asan tsan fuzz arm64 metal macos portable install clean
+.PHONY: help setup build demo test test-long lint asan tsan fuzz arm64 metal metal-check macos portable install clean
 
 help: ## this list
 	@echo "usage: make TARGET"
@@ -77,10 +77,13 @@ arm64: setup ## cross-compile the kernels for 64-bit ARM and run their tests und
 metal: setup ## build the Metal backend over an emulator, lint its shaders and run its tests
 	@command -v clang++-19 >/dev/null || { echo "metal: clang++-19 is missing: scripts/setup.sh --ci installs it"; exit 1; }
 	$(call build,metal,--target metal_tests)
-	$(call check,metal,-j 2 -R "metal|emulator|fused_layer|ragged" --no-tests=error)
+	$(call check,metal,-j 2 -R "metal|emulator|checker|fused_layer|ragged" --no-tests=error)
 
 portable: setup ## compile, without linking, with clang-19 and libc++: a gate for macOS
 	@scripts/portable.sh
+
+metal-check: setup ## on a Mac: run everything on its GPU and write metal-report.txt, to attach to an issue
+	@scripts/metal_check.sh
 
 macos: setup ## compile and link the program for a Mac, here on Linux: a gate, the result cannot run
 	@scripts/macos.sh

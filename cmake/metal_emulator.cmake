@@ -1,6 +1,5 @@
 # emulated_kernels(name SOURCES a.metal … INCLUDES dir …): the interface library `name`. A program that links it has the
 # kernels of these files for the Metal emulator, each compiled to be fast, and once more to be checked.
-option(MARLIN_METAL_CHECKED "compile Metal kernels a second time, with every load and store watched" OFF)
 
 find_program(MARLIN_METAL_CLANG NAMES clang++-19 REQUIRED
   DOC "compiles Metal kernels; older ones, and g++ 12, have no arithmetic on half and bfloat")
@@ -17,11 +16,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 endif()
 set(MARLIN_METAL_FAST_FLAGS -O2)
 # The thread sanitizer's calls, which our checker answers: they leave out accesses of more than 16 bytes, so there must
-# be none.
-set(MARLIN_METAL_CHECKED_FLAGS -O1 -g -DMARLIN_METAL_CHECKED -fno-omit-frame-pointer
+# be none. Of DWARF 5 addr2line does not find all inlined frames.
+set(MARLIN_METAL_CHECKED_FLAGS -O1 -gdwarf-4 -fdebug-compilation-dir=. -DMARLIN_METAL_CHECKED -fno-omit-frame-pointer
   -mprefer-vector-width=128 -fno-vectorize -fno-slp-vectorize
-  -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0 -mllvm -tsan-instrument-atomics=0
-  -mllvm -tsan-instrument-read-before-write=1
+  -fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0 -mllvm -tsan-instrument-read-before-write=1
   -fsanitize=alignment,array-bounds,shift,integer-divide-by-zero,float-cast-overflow,unreachable,return)
 
 # Compiles a generated file with the flags that follow; appends the object to the variable `objects` of the caller.
@@ -48,9 +46,7 @@ function(emulated_kernels name)
         --depfile ${generated}.d --root ${PROJECT_SOURCE_DIR} --clang ${MARLIN_METAL_CLANG} ${ARG_INCLUDES}
       COMMENT "Generating ${name}/${base}.cc" VERBATIM)
     marlin_metal_object(${generated} ${generated}.o ${MARLIN_METAL_FAST_FLAGS})
-    if(MARLIN_METAL_CHECKED)
-      marlin_metal_object(${generated} ${generated}.checked.o ${MARLIN_METAL_CHECKED_FLAGS})
-    endif()
+    marlin_metal_object(${generated} ${generated}.checked.o ${MARLIN_METAL_CHECKED_FLAGS})
   endforeach()
   # Objects, not an archive: nobody refers to a kernel by a symbol, so a linker would leave them all out.
   add_custom_target(${name}_objects DEPENDS ${objects})

@@ -396,7 +396,9 @@ TEST_F(FakeMetalTest, OffsetsAndThreadgroupMemory) {
   EXPECT_EQ(values(out), expected);
 }
 
+// What a kernel reaches by an address is seen in checked runs.
 TEST_F(FakeMetalTest, AddressesReachResidentBuffersOnly) {
+  start({.execution = {.checked = true}});
   Object out = buffer(), from = buffer(100), addresses = buffer();
   const uint64_t address = buffer::gpu_address(from.get());
   std::memcpy(buffer::contents(addresses.get()), &address, sizeof(address));
@@ -592,11 +594,9 @@ TEST_F(FakeMetalTest, BindingsAreChecked) {
   EXPECT_THAT(run_fault([&](Id encoder) { encoder::set_bytes(encoder, bytes.data(), 0, 0); }), HasSubstr("0 bytes"));
   EXPECT_THAT(run_fault([&](Id encoder) { encoder::set_buffer(encoder, out.get(), kBytes, 0); }),
               HasSubstr("buffer 'out' at index 0: offset 256 is past its end"));
-  EXPECT_THAT(run_fault([&](Id encoder) { encoder::set_buffer(encoder, out.get(), 2, 0); }),
-              HasSubstr("offset 2 is no multiple of 4"));
   EXPECT_EQ(run([&](Id encoder) {
               encoder::set_buffer(encoder, nullptr, 0, 3);
-              encoder::set_buffer(encoder, out.get(), 4, 30);
+              encoder::set_buffer(encoder, out.get(), 3, 30);
               encoder::set_bytes(encoder, bytes.data(), 4096, 1);
             }),
             "");

@@ -11,6 +11,14 @@ namespace marlin::metal {
 
 // ---- common (launch.cc) --------------------------------------------------------------------------------------------
 
+inline uint u(int64_t value) {
+  return static_cast<uint>(value);
+}
+/// How many of `size` it takes to hold `count`.
+inline unsigned long over(int64_t count, int64_t size) {
+  return static_cast<unsigned long>((count + size - 1) / size);
+}
+
 Format format_of(DType type);
 /// kFp4 or the plain type.
 Format format_of(const LinearWeight& weight);

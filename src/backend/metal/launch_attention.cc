@@ -18,14 +18,6 @@ constexpr int64_t kUnabsorbRows = kUnabsorbThreads / kSimdWidth * 4;
 /// Splits of this many bytes at most are in memory at a time; more tokens are taken in turns.
 constexpr size_t kMostPartials = size_t{64} << 20;
 
-uint u(int64_t value) {
-  return static_cast<uint>(value);
-}
-
-unsigned long over(int64_t count, int64_t size) {
-  return static_cast<unsigned long>((count + size - 1) / size);
-}
-
 size_t floats(int64_t count) {
   return static_cast<size_t>(count) * sizeof(float);
 }

@@ -12,10 +12,6 @@ unsigned long groups(uint64_t count) {
   return (count + kThreads - 1) / kThreads;
 }
 
-uint u(int64_t value) {
-  return static_cast<uint>(value);
-}
-
 /// A norm's threadgroup: a multiple of the simdgroup's width, at most 1024 threads, about 4 values a thread.
 unsigned long norm_threads(int64_t width) {
   return std::clamp<unsigned long>(static_cast<unsigned long>((width + 127) / 128 * 32), 32, 1024);

@@ -10,14 +10,6 @@ constexpr int64_t kTokens = 32;  // of a tile, as in gemm.metal
 constexpr int64_t kRows = 64;
 constexpr unsigned long kThreads = 128;
 
-uint u(int64_t value) {
-  return static_cast<uint>(value);
-}
-
-unsigned long tiles(int64_t count, int64_t size) {
-  return static_cast<unsigned long>((count + size - 1) / size);
-}
-
 /// The lists that group_experts makes, in scratch memory.
 struct Groups {
   View slots;
@@ -88,7 +80,7 @@ void gemm_experts(Commands& commands, const Groups& groups, const ExpertProduct&
                                       u(product.x_row_stride),
                                       u(product.x_slot_stride)});
   commands.dispatch(
-      {tiles(weight.out_features, paired ? kRows / 2 : kRows), static_cast<unsigned long>(groups.most_tiles)},
+      {over(weight.out_features, paired ? kRows / 2 : kRows), static_cast<unsigned long>(groups.most_tiles)},
       {kThreads});
 }
 
@@ -116,7 +108,7 @@ void linear_prompt(Commands& commands, const LinearArgs& args, RoleFilter filter
                                 {u(weight.planes[0].group_size), u(weight.planes[1].group_size)},
                                 u(args.x_stride),
                                 u(args.out_stride)});
-  commands.dispatch({tiles(weight.out_features, kRows), tiles(args.rows, kTokens)}, {kThreads});
+  commands.dispatch({over(weight.out_features, kRows), over(args.rows, kTokens)}, {kThreads});
 }
 
 void expert_linear_prompt(Commands& commands, const ExpertLinearArgs& args, RoleFilter filter) {

@@ -245,8 +245,8 @@ void run_threadgroups(const DispatchState& state, Outcome& outcome) {
       if (!worker.run_threadgroup(order.position(linear), linear)) next = order.total();
     }
     std::lock_guard lock(outcome_lock);
-    if (state.options.checked) checker_hooks()->dispatch_ended(worker, outcome);
     collect(worker, outcome);
+    if (state.options.checked) checker_hooks()->dispatch_ended(worker, outcome);
     worker.end_dispatch();
   };
   // The checker knows one worker only.

@@ -23,6 +23,8 @@ inline constexpr size_t kPageBytes = 4096;
 inline constexpr unsigned kMostThreads = 1024;
 inline constexpr size_t kMostThreadgroupBytes = 32768;
 inline constexpr size_t kMostInlineBytes = 4096;
+inline constexpr size_t kStackBytes = 64 << 10;
+inline constexpr size_t kStacksBytes = kStackBytes * kMostThreads;
 
 // ---- memory (memory.cc) --------------------------------------------------------------------------------------------
 
@@ -49,6 +51,8 @@ class MemoryRegion : public Region {
   size_t mapping_bytes_;
 };
 
+/// The region that has this address, bound or not; null if there is none.
+const MemoryRegion* region_at(const void* address);
 /// Where an address lies, for messages: "12 bytes past the end of buffer 'logits' (256 bytes)". Empty if it is far from
 /// every region.
 std::string describe_address(const void* address);
@@ -161,7 +165,13 @@ class Worker {
   // ---- for the checker ----
   const DispatchState& state() const { return *state_; }
   const abi::ThreadContext& thread() const { return fiber_->context; }
-  ThreadStamp thread_stamp() const;
+  ThreadStamp thread_stamp() const {
+    const abi::ThreadContext& context = fiber_->context;
+    return {state_->number, threadgroup_, context.index_in_threadgroup, epochs_, simdgroups_[context.simdgroup].epochs};
+  }
+  uint64_t threadgroup_index() const { return threadgroup_; }
+  /// "kernel 'k', threadgroup (0,0,0), thread 7 (simdgroup 0, lane 7): ", as reports begin.
+  std::string running_thread() const;
   /// The region of this dispatch that has this address; null if there is none.
   const ReachableRegion* find_region(const std::byte* address) const;
   /// Whether the address is in the memory in which threadgroup variables are, or in the guards around it.
@@ -170,7 +180,9 @@ class Worker {
   size_t threadgroup_memory_bytes() const;
   const std::vector<ThreadgroupVariable>& variables() const { return variables_; }
   /// The fibers' stacks: private to a thread, unless a pointer escapes.
-  bool in_stacks(const std::byte* address) const;
+  bool in_stacks(const std::byte* address) const { return address >= stacks_ && address < stacks_ + kStacksBytes; }
+  /// Objects of the executor that kernels read: arguments, what a thread knows of itself, values of simd operations.
+  bool in_own_objects(const std::byte* address) const;
   /// Adds an error that names the running thread. Says each thing once: `key` is what makes it the same; 0: always new.
   void report(const std::string& message, uint64_t key = 0);
   /// The same, and the dispatch ends here: does not return.
@@ -252,7 +264,8 @@ void catch_faults_on_this_thread();
 // ---- checker -------------------------------------------------------------------------------------------------------
 
 struct CheckerHooks {
-  /// Calls come with the executor's lock held, so that no kernel runs; host_wrote is called without it.
+  /// Calls come with the executor's lock held, so that no kernel runs; host_wrote is called without it. dispatch_ended
+  /// may change the messages of the outcome.
   void (*dispatch_begins)(Worker& worker);
   void (*threadgroup_begins)(Worker& worker);
   void (*dispatch_ended)(Worker& worker, Outcome& outcome);

@@ -54,6 +54,7 @@ class AddressSpace {
     auto found = std::find_if(begin, end, [region](const auto& each) { return each.second == region; });
     if (found != end) regions_.erase(found);
   }
+  const MemoryRegion* find(const std::byte* address);
   std::string describe(const std::byte* address);
 
  private:
@@ -62,6 +63,14 @@ class AddressSpace {
   size_t used_ = 0;
   std::multimap<const std::byte*, MemoryRegion*> regions_;
 };
+
+const MemoryRegion* AddressSpace::find(const std::byte* address) {
+  std::lock_guard lock(mutex_);
+  auto after = regions_.upper_bound(address);
+  if (after == regions_.begin()) return nullptr;
+  const MemoryRegion* region = std::prev(after)->second;
+  return address < region->data() + region->size() ? region : nullptr;
+}
 
 std::string AddressSpace::describe(const std::byte* address) {
   std::lock_guard lock(mutex_);
@@ -116,6 +125,10 @@ void MemoryRegion::written_by_host(size_t offset, size_t bytes) {
 std::string MemoryRegion::description() const {
   const std::string bytes = std::to_string(size()) + " bytes";
   return label.empty() ? "a buffer of " + bytes : "buffer '" + label + "' (" + bytes + ")";
+}
+
+const MemoryRegion* region_at(const void* address) {
+  return AddressSpace::instance().find(static_cast<const std::byte*>(address));
 }
 
 std::string describe_address(const void* address) {

@@ -19,8 +19,6 @@ __thread ThreadContext* current = nullptr;
 
 namespace {
 
-constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kStacksBytes = kStackBytes * kMostThreads;
 /// More than Metal has, so that the message about too much can say how much.
 constexpr size_t kThreadgroupArenaBytes = 256 << 10;
 /// Between variables in checked runs: what lies there belongs to none.
@@ -451,6 +449,10 @@ void Worker::record(std::string message) {
     ++errors_left_out_;
     return;
   }
+  errors_.push_back(running_thread() + std::move(message));
+}
+
+std::string Worker::running_thread() const {
   std::string where = "kernel '" + std::string(state_->kernel->name) + "'";
   if (fiber_) {
     const abi::ThreadContext& context = fiber_->context;
@@ -458,7 +460,7 @@ void Worker::record(std::string message) {
              std::to_string(context.index_in_threadgroup) + " (simdgroup " + std::to_string(context.simdgroup) +
              ", lane " + std::to_string(context.lane) + ")";
   }
-  errors_.push_back(where + ": " + std::move(message));
+  return where + ": ";
 }
 
 void Worker::report(const std::string& message, uint64_t key) {
@@ -475,11 +477,6 @@ void Worker::fail(const std::string& message) {
 }
 
 // ---- what the checker asks -----------------------------------------------------------------------------------------
-
-ThreadStamp Worker::thread_stamp() const {
-  const abi::ThreadContext& context = fiber_->context;
-  return {state_->number, threadgroup_, context.index_in_threadgroup, epochs_, simdgroups_[context.simdgroup].epochs};
-}
 
 const ReachableRegion* Worker::find_region(const std::byte* address) const {
   const std::vector<ReachableRegion>& regions = state_->regions;
@@ -499,8 +496,13 @@ size_t Worker::threadgroup_memory_bytes() const {
   return kThreadgroupArenaBytes;
 }
 
-bool Worker::in_stacks(const std::byte* address) const {
-  return address >= stacks_ && address < stacks_ + kStacksBytes;
+bool Worker::in_own_objects(const std::byte* address) const {
+  const auto within = [address](const void* begin, size_t bytes) {
+    return address >= begin && address < static_cast<const std::byte*>(begin) + bytes;
+  };
+  return within(this, sizeof *this) || within(fibers_.data(), fibers_.size() * sizeof(Fiber)) ||
+         within(simdgroups_.data(), simdgroups_.size() * sizeof(Simdgroup)) ||
+         within(&abi::current, sizeof abi::current);
 }
 
 }  // namespace marlin::emulator

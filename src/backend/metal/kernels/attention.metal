@@ -35,10 +35,9 @@ kernel void rope(device float* x [[buffer(0)]], device const int* positions [[bu
   const uint pair = at.x % pairs;
   device float* values = x + ulong(at.y) * p.row_stride + ulong(at.x / pairs) * p.head_stride + 2 * pair;
   device const float* angle = table + (ulong(uint(positions[at.y])) * pairs + pair) * 2;
-  const float a = values[0];
-  const float b = values[1];
-  values[0] = fma(a, angle[0], -(b * angle[1]));
-  values[1] = fma(a, angle[1], b * angle[0]);
+  const float2 turned = rotated(values[0], values[1], angle[0], angle[1]);
+  values[0] = turned.x;
+  values[1] = turned.y;
 }
 
 // One threadgroup a token; its simdgroups take the groups of 64 values in turn.
@@ -123,17 +122,6 @@ kernel void mla_absorb(device const uchar* codes0 [[buffer(0)]], device const uc
 }
 
 // ---- scores, softmax, sums -----------------------------------------------------------------------------------------
-
-/// Value i of a row of the cache: of the latent below `latent`, of the rope part from there on.
-static inline float kv_load(constant KvParams& kv, device const uchar* row, uint i) {
-  if (KV == kKvF32) return ((device const float*)row)[i];
-  if (KV == kKvF16) return float(((device const half*)row)[i]);
-  const bool is_latent = i < kv.latent;
-  const uint group = is_latent ? i / kKvGroup : kv_groups(kv.latent) + (i - kv.latent) / kKvGroup;
-  device const uchar* scale = row + kv.latent + kv.rope + 2 * group;
-  const half factor = as_type<half>(ushort(uint(scale[0]) | (uint(scale[1]) << 8)));
-  return float(((device const char*)row)[i]) * float(factor);
-}
 
 /// What a simdgroup holds of a head: lane l has values l, l + 32, …
 struct HeadState {

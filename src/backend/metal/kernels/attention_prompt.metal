@@ -35,21 +35,6 @@ static inline uint matrix_column(uint lane) {
   return ((lane >> 3) & 1) * 4 + (lane & 1) * 2;
 }
 
-static inline half narrow(float x) {
-  x = x > 65504.0f ? 65504.0f : x;  // a NaN stays one
-  return half(x < -65504.0f ? -65504.0f : x);
-}
-
-/// Value i of a row in the cache.
-static inline float cached(constant KvParams& kv, device const uchar* row, uint i) {
-  if (KV == kKvF32) return ((device const float*)row)[i];
-  if (KV == kKvF16) return float(((device const half*)row)[i]);
-  const uint group = i < kv.latent ? i / kKvGroup : kv_groups(kv.latent) + (i - kv.latent) / kKvGroup;
-  device const uchar* scale = row + kv.latent + kv.rope + 2 * group;
-  const half factor = as_type<half>(ushort(uint(scale[0]) | (uint(scale[1]) << 8)));
-  return float(((device const char*)row)[i]) * float(factor);
-}
-
 /// The index in [latent | rope] of value i of a padded row; `values` where there is none.
 static inline uint unpadded(constant KvParams& kv, uint i) {
   const uint values = kv.latent + kv.rope;
@@ -84,7 +69,7 @@ static inline void stage_rows(threadgroup half* staged, device const uchar* pool
     const uint k = unpadded(kv, i % width);
     float value = 0.0f;
     if (position < length && k < kv.latent + kv.rope) {
-      value = cached(kv, pool + kv_row_offset(kv, block_tables, slot, position), k);
+      value = kv_load(kv, pool + kv_row_offset(kv, block_tables, slot, position), k);
     }
     staged[i / width * kPitch + i % width] = narrow(value);
   }

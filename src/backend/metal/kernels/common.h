@@ -41,6 +41,22 @@ static inline float load_plain(device const uchar* data, ulong i, uint format) {
   return as_type<float>(uint(((device const ushort*)data)[i]) << 16);
 }
 
+/// As half. Beyond half's range the nearest half is better than an infinity, which would make NaN of a sum; a NaN stays
+/// one.
+static inline half narrow(float x) {
+  x = x > 65504.0f ? 65504.0f : x;
+  return half(x < -65504.0f ? -65504.0f : x);
+}
+static inline half4 narrow(float4 x) {
+  x = select(x, float4(65504.0f), x > 65504.0f);
+  return half4(select(x, float4(-65504.0f), x < -65504.0f));
+}
+
+/// The pair (a, b) turned by the angle whose cosine and sine are given.
+static inline float2 rotated(float a, float b, float cosine, float sine) {
+  return float2(fma(a, cosine, -(b * sine)), fma(a, sine, b * cosine));
+}
+
 /// Whether this dispatch computes row t; `roles` is unused when all rows are meant.
 static inline bool row_wanted(device const uchar* roles, uint t) {
   if (ROLE == kAllRows) return true;

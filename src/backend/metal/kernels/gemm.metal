@@ -19,12 +19,6 @@ constant constexpr uint kDepth = 32;
 constant constexpr uint kPitch = (kDepth + 8) / 4;  // of a tile's row, in half4; the pad spreads rows over banks
 constant constexpr uint kTileBytes = kTokens * kRows * 4;
 
-// Beyond half's range the nearest half is better than an infinity, which would make NaN of the sum; a NaN stays one.
-static inline half4 narrow(float4 v) {
-  v = select(v, float4(65504.0f), v > 65504.0f);
-  return half4(select(v, float4(-65504.0f), v < -65504.0f));
-}
-
 /// 16 values of a weight row from k on, as half. k is a multiple of 16; values from `in` on are zero.
 static inline void decode_weights(thread half4* to, device const uchar* codes0, device const half* scales0,
                                   device const uchar* codes1, device const half* scales1, ulong row, uint k, uint in,

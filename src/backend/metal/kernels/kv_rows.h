@@ -67,3 +67,14 @@ static inline void kv_store_group(constant KvParams& kv, device uchar* row, uint
     if (lane == 0) kv_store_scale(row + kv.latent + kv.rope + 2 * scale_index, scale);
   }
 }
+
+/// Value i of a row of the cache: of the latent below `latent`, of the rope part from there on.
+static inline float kv_load(constant KvParams& kv, device const uchar* row, uint i) {
+  if (KV == kKvF32) return ((device const float*)row)[i];
+  if (KV == kKvF16) return float(((device const half*)row)[i]);
+  const bool is_latent = i < kv.latent;
+  const uint group = is_latent ? i / kKvGroup : kv_groups(kv.latent) + (i - kv.latent) / kKvGroup;
+  device const uchar* scale = row + kv.latent + kv.rope + 2 * group;
+  const half factor = as_type<half>(ushort(uint(scale[0]) | (uint(scale[1]) << 8)));
+  return float(((device const char*)row)[i]) * float(factor);
+}

@@ -138,11 +138,6 @@ kernel void linear(device const uchar* codes0 [[buffer(0)]], device const uchar*
 
 // ---- mla_prepare ---------------------------------------------------------------------------------------------------
 
-/// The pair (a, b) turned by the angle whose cosine and sine are given.
-static inline float2 rotated(float a, float b, float cosine, float sine) {
-  return float2(fma(a, cosine, -(b * sine)), fma(a, sine, b * cosine));
-}
-
 /// A token's row of the cache from [latent | rope] of kv_a: the latent normed by `scale` and gain, the rope part
 /// rotated. Each simdgroup takes groups of its own.
 static inline void store_kv_row(constant KvParams& kv, device uchar* row, device const float* x,
