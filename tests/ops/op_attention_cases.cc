@@ -542,4 +542,28 @@ std::vector<OpCase> attention_cases() {
   return cases;
 }
 
+std::vector<OpCase> real_attention_cases() {
+  std::vector<OpCase> cases;
+  const auto add = [&](const std::string& name, KvType type, Role role, auto make) {
+    const Contexts contexts{{300, 129}, true};
+    const auto queries = static_cast<int64_t>(contexts.queries().size());
+    cases.push_back(lazy_case(name, queries, [=] {
+      const WeightSpec g32{0, 0, DType::kBF16, {32}, false, DType::kF32};
+      Setup setup = make_setup(contexts, {20, 192, 64, 256, 512}, type, g32);
+      setup.role = role;
+      return make(setup);
+    }));
+  };
+  for (const auto& [name, type] : {std::pair<std::string, KvType>{"F16", KvType::kF16}, {"Q8", KvType::kQ8}}) {
+    for (const Role role : {Role::kDecode, Role::kPrompt}) {
+      add(fmt::format("RealMlaAttend{}{}", name, role == Role::kPrompt ? "Prompt" : ""), type, role,
+          [](const Setup& setup) { return attend_case("", setup); });
+    }
+  }
+  add("RealMlaAbsorb", KvType::kF16, Role::kDecode, [](const Setup& setup) { return absorb_case("", setup); });
+  add("RealMlaUnabsorb", KvType::kF16, Role::kDecode, [](const Setup& setup) { return unabsorb_case("", setup); });
+  add("RealMlaExpanded", KvType::kF16, Role::kDecode, [](const Setup& setup) { return expanded_case("", setup); });
+  return cases;
+}
+
 }  // namespace marlin::op_test

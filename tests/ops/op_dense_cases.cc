@@ -291,4 +291,27 @@ std::vector<OpCase> dense_cases() {
   return cases;
 }
 
+std::vector<OpCase> real_dense_cases() {
+  struct Shape {
+    const char* name;
+    std::vector<int> groups;
+    int64_t out;
+    int64_t in;
+    int64_t rows;
+  };
+  std::vector<OpCase> cases;
+  for (const Shape& shape :
+       {Shape{"Fp4", {32}, 2048, 5120, 5}, Shape{"Fp4", {32}, 2048, 10240, 37}, Shape{"Fp4", {32}, 10240, 2048, 34},
+        Shape{"Fp4TwoPlanes", {32, 32}, 768, 2048, 6}, Shape{"BF16", {}, 576, 2048, 9},
+        Shape{"BF16", {}, 154880, 2048, 2}, Shape{"Fp4", {32}, 154880, 2048, 2}}) {
+    std::string name = fmt::format("RealLinear{}K{}N{}T{}", shape.name, shape.in, shape.out, shape.rows);
+    cases.push_back(lazy_case(name, shape.rows, [name, shape] {
+      const WeightSpec spec{shape.out, shape.in, DType::kBF16, shape.groups, false, DType::kF32};
+      return linear_case(name, spec, shape.rows, 0);
+    }));
+  }
+  cases.push_back(lazy_case("RealRmsNorm", 17, [] { return norm_case(2048, DType::kBF16, false); }));
+  return cases;
+}
+
 }  // namespace marlin::op_test

@@ -354,4 +354,13 @@ std::vector<OpCase> moe_cases() {
   return cases;
 }
 
+std::vector<OpCase> real_moe_cases() {
+  std::vector<OpCase> cases = {lazy_case("RealRoute", 9, [] { return route_case(64, 4, 1, 1, true); })};
+  for (const int64_t rows : {1, 7}) {
+    cases.push_back(lazy_case(fmt::format("RealFusedMoeT{}", rows), rows,
+                              [rows] { return moe_case(true, "", make_moe({32}, false, true, 4, 2048, 1536), rows); }));
+  }
+  return cases;
+}
+
 }  // namespace marlin::op_test

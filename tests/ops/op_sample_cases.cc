@@ -201,4 +201,9 @@ std::vector<OpCase> sample_cases() {
           few_allowed_case()};
 }
 
+std::vector<OpCase> real_sample_cases() {
+  return {lazy_case("RealGreedy", 16, [] { return filter_case("", 154880, filter(0)); }),
+          lazy_case("RealAllFilters", 16, [] { return filter_case("", 154880, filter(1, 100, 0.95f, 0.05f)); })};
+}
+
 }  // namespace marlin::op_test

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "backend/cpu/kernels/families.h"
 #include "base/float16.h"
@@ -15,6 +16,15 @@ namespace marlin::op_test {
 namespace {
 
 constexpr double kUntouched = 12345;
+
+struct Backend {
+  std::string name;
+  std::function<std::unique_ptr<Device>()> make;
+};
+Backend& only_backend() {
+  static Backend backend;
+  return backend;
+}
 
 size_t aligned_end(std::vector<std::byte>& blob) {
   blob.resize((blob.size() + 63) / 64 * 64);
@@ -123,7 +133,12 @@ std::vector<std::string> cpu_kernels() {
 #endif
 }
 
+OnlyBackend::OnlyBackend(std::string name, std::function<std::unique_ptr<Device>()> make) {
+  only_backend() = {std::move(name), std::move(make)};
+}
+
 std::vector<std::string> backends() {
+  if (only_backend().make) return {only_backend().name};
   std::vector<std::string> names;
   for (const std::string& kernels : cpu_kernels()) names.push_back("cpu_" + kernels);
   for (const DeviceEntry& entry : device_registry()) {
@@ -133,6 +148,7 @@ std::vector<std::string> backends() {
 }
 
 std::unique_ptr<Device> make_if_available(const std::string& backend, int threads) {
+  if (only_backend().make && backend == only_backend().name) return only_backend().make();
   const size_t underscore = backend.find('_');
   DeviceOptions options;
   options.threads = threads;
@@ -273,6 +289,10 @@ std::string compare_bits(const std::vector<Output>& actual, const std::vector<Ou
     }
   }
   return message;
+}
+
+OpCase lazy_case(std::string name, int64_t rows, std::function<OpCase()> make) {
+  return {std::move(name), rows, [make = std::move(make)](Rig& rig, RowRange range) { return make().run(rig, range); }};
 }
 
 std::vector<OpCase> all_cases() {

@@ -29,6 +29,11 @@ std::vector<std::string> cpu_kernels();
 /// The devices under test, of the CPU one for each kernel family. A new backend adds its name here.
 std::vector<std::string> backends();
 
+/// A static object of a program that tests a device of its own: it is then the only one under test.
+struct OnlyBackend {
+  OnlyBackend(std::string name, std::function<std::unique_ptr<Device>()> make);
+};
+
 /// Null when it cannot be used here.
 std::unique_ptr<Device> make_if_available(const std::string& backend, int threads = 2);
 
@@ -192,6 +197,15 @@ std::vector<OpCase> attention_cases();
 std::vector<OpCase> moe_cases();
 std::vector<OpCase> sample_cases();
 std::vector<OpCase> all_cases();
+
+/// The shapes of GLM-4.7-Flash: gigabytes of weights, for devices that are fast enough. Each run makes its data and
+/// drops it.
+std::vector<OpCase> real_dense_cases();
+std::vector<OpCase> real_attention_cases();
+std::vector<OpCase> real_moe_cases();
+std::vector<OpCase> real_sample_cases();
+/// A case that `make` makes for each run.
+OpCase lazy_case(std::string name, int64_t rows, std::function<OpCase()> make);
 
 /// Empty when equal within the tolerances of `expected`; else the worst element with its coordinates. NaN and
 /// infinities must stand at the same places.

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "backend/metal/engine.h"
-#include "backend/metal/launch.h"
+#include "backend/metal/launching_stream.h"
 #include "backend/metal/metal_buffer.h"
 #include "backend/metal/objc.h"
 #include "marlin/error.h"
@@ -15,84 +15,16 @@ namespace marlin {
 namespace metal {
 namespace {
 
-class MetalStream final : public Stream {
+class Turn {
  public:
-  explicit MetalStream(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
-
-  void embed(const EmbedArgs& args) override { run(args.rows, metal::embed, args); }
-  void rms_norm(const RmsNormArgs& args) override { run(args.rows, metal::rms_norm, args); }
-  void linear(const LinearArgs& args) override { run(args.rows, metal::linear, args); }
-  void add(const AddArgs& args) override { run(args.rows, metal::add, args); }
-  void rope(const RopeArgs& args) override {
-    run(
-        args.rows, [](Commands& commands, const RopeArgs& a) { metal::rope(commands, a); }, args);
-  }
-  void kv_write(const KvWriteArgs& args) override {
-    run(
-        args.batch->n_tokens, [](Commands& commands, const KvWriteArgs& a) { metal::kv_write(commands, a); }, args);
-  }
-  void mla_absorb(const MlaAbsorbArgs& args) override { run(args.rows, metal::mla_absorb, args); }
-  void mla_attend(const MlaAttendArgs& args) override { run(args.batch->n_tokens, metal::mla_attend, args); }
-  void mla_unabsorb(const MlaUnabsorbArgs& args) override { run(args.rows, metal::mla_unabsorb, args); }
-  void mla_expanded(const MlaExpandedArgs& args) override { run(args.batch->n_tokens, metal::mla_expanded, args); }
-  void route(const RouteArgs& args) override { run(args.rows, metal::route, args); }
-  void expert_linear(const ExpertLinearArgs& args) override { run(args.rows, metal::expert_linear, args); }
-  void swiglu(const SwigluArgs& args) override { run(args.rows, metal::swiglu, args); }
-  void expert_sum(const ExpertSumArgs& args) override {
-    run(
-        args.rows, [](Commands& commands, const ExpertSumArgs& a) { metal::expert_sum(commands, a); }, args);
-  }
-  void gather_rows(const GatherRowsArgs& args) override { run(args.rows, metal::gather_rows, args); }
-  void sample(const SampleArgs& args) override { run(args.rows, metal::sample, args); }
-  void copy(const CopyArgs& args) override { run(args.bytes, metal::copy, args); }
-  void check_finite(const CheckFiniteArgs& args) override { run(1, metal::check_finite, args); }
-  bool has_fused_moe() const override { return true; }
-  void fused_moe(const FusedMoeArgs& args) override { run(args.rows, metal::fused_moe, args); }
-
-  bool has_fused_layer() const override { return true; }
-  void normed_linears(const NormedLinearsArgs& args) override { run(args.rows, metal::normed_linears, args); }
-  void mla_prepare(const MlaPrepareArgs& args) override { run(args.batch->n_tokens, metal::mla_prepare, args); }
-  void mla_absorbed(const MlaAbsorbedArgs& args) override { run(args.batch->n_tokens, metal::mla_absorbed, args); }
-  void normed_route(const NormedRouteArgs& args) override { run(args.route.rows, metal::normed_route, args); }
-  void linear_add(const LinearArgs& args) override { run(args.rows, metal::linear_add, args); }
-
-  void upload(View to, std::span<const std::byte> bytes) override {
-    if (bytes.empty()) return;
-    const std::lock_guard lock(engine_->mutex());
-    const AutoreleasePool pool;
-    engine_->upload(to, bytes);
-  }
-
-  Fence submit() override {
-    const std::lock_guard lock(engine_->mutex());
-    const AutoreleasePool pool;
-    return {engine_->submit()};
-  }
-
-  void read(const Completed& done, View from, std::span<std::byte> bytes) override {
-    if (bytes.empty()) return;
-    const std::lock_guard lock(engine_->mutex());
-    engine_->read(done.serial(), from, bytes);
-  }
-
- protected:
-  void wait_for(Fence fence) override {
-    const std::lock_guard lock(engine_->mutex());
-    const AutoreleasePool pool;
-    engine_->wait(fence.serial);
-  }
+  explicit Turn(Engine& engine) : lock_(engine.mutex()) {}
 
  private:
-  template <typename Count, typename Launch, typename Args>
-  void run(Count count, Launch launch, const Args& args) {
-    if (count == 0) return;
-    const std::lock_guard lock(engine_->mutex());
-    const AutoreleasePool pool;
-    launch(*engine_, args);
-  }
-
-  std::shared_ptr<Engine> engine_;
+  std::lock_guard<std::mutex> lock_;
+  AutoreleasePool pool_;
 };
+
+using MetalStream = LaunchingStream<Engine, Turn>;
 
 class MetalDevice final : public Device {
  public:

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Makes C++ of a .metal file: generate.py IN.metal OUT.cc [--depfile OUT.d] [--root DIR] [-I DIR]... [-D NAME]...
 
+--target cuda makes a file for nvcc (tests/metal/cuda) instead of one for the emulator.
+
 The text goes through clang's preprocessor and then, token by token, into the output. Only what C++ cannot express is
 rewritten: threadgroup variables, function constants, attributes, explicit instantiations with a host_name, and literals
 of type double, which MSL does not have. Line markers are kept, so that every later message names a line of the .metal
@@ -206,7 +208,13 @@ class Kernel:
 
 
 class CpuTarget:
-    """How the constructs that C++ lacks are written for the emulator. Another target would be a class like this one."""
+    """How the constructs that C++ lacks are written for the emulator."""
+
+    def __init__(self):
+        self.words = {}  # what stands for a name
+
+    def literal(self, text):
+        return text + 'f' if DOUBLE_LITERAL.fullmatch(text) else text
 
     def header(self, source):
         return f'#include "shim/metal.h"\n#define MARLIN_METAL_FILE "{source}"\nnamespace {{\n'
@@ -220,10 +228,56 @@ class CpuTarget:
     def footer(self, entries):
         lines = ['\n}  // namespace', '#include "shim/end.h"']
         for number, (host_name, expression, sources) in enumerate(entries):
-            kinds = ', '.join(f'marlin::emulator::abi::Source::{kind}' for kind, _ in sources)
-            indices = ', '.join(str(index) for _, index in sources)
+            kinds, indices = sources_and_indices(sources)
             lines.append(f'MARLIN_KERNEL({number}, "{host_name}", ({expression}), ({kinds}), ({indices}))')
         return '\n'.join(lines) + '\n'
+
+
+class CudaTarget:
+    """The same for nvcc. CUDA's own headers use MSL's words, so those are no macros here; and since they declare names
+    like exp, the text goes into a namespace within `metal`, where names of the shim hide them."""
+
+    def __init__(self, source):
+        self.space = 'file_' + re.sub(r'\W', '_', os.path.basename(source))
+        self.words = {'device': '', 'threadgroup': '', 'thread': '', 'constant': 'const', 'kernel': 'static __device__',
+                      'inline': '__device__ inline'}
+
+    def literal(self, text):
+        if text.endswith('h') and DOUBLE_LITERAL.fullmatch(text[:-1]):
+            return f'half({text[:-1]}f)'
+        return text + 'f' if DOUBLE_LITERAL.fullmatch(text) else text
+
+    def header(self, _):
+        return (f'#include "cuda/shim/metal.h"\nnamespace metal::{self.space} {{\n'
+                'static __constant__ uint marlin_constants[marlin::metal_on_cuda::kConstants];\n')
+
+    def threadgroup_variable(self, type_name, name, dimensions):
+        return f'__shared__ {type_name} {name}{dimensions};'
+
+    def function_constant(self, type_name, name, index):
+        self.words[name] = f'{type_name}(marlin_constants[{index}])'
+        return ';'
+
+    def footer(self, entries):
+        lines = [f'\n}}  // namespace metal::{self.space}']
+        for host_name, expression, sources in entries:
+            kinds, indices = sources_and_indices(sources)
+            abi = 'marlin::emulator::abi'
+            lines += [
+                f'static __global__ void __launch_bounds__(1024, 1) metal_{host_name}(',
+                '    const __grid_constant__ marlin::metal_on_cuda::Arguments arguments) {',
+                '  marlin::metal_on_cuda::run<marlin::metal_on_cuda::Launch<',
+                f'      (metal::{self.space}::{expression}), {abi}::Sources<{kinds}>,',
+                f'      {abi}::Indices<{indices}>>>(arguments);',
+                '}',
+                f'static const marlin::metal_on_cuda::Kernel registration_{host_name}("{host_name}",',
+                f'    reinterpret_cast<const void*>(&metal_{host_name}), &metal::{self.space}::marlin_constants);']
+        return '\n'.join(lines) + '\n'
+
+
+def sources_and_indices(sources):
+    kinds = ', '.join(f'marlin::emulator::abi::Source::{kind}' for kind, _ in sources)
+    return kinds, ', '.join(str(index) for _, index in sources)
 
 
 # ---- the pass over the tokens ---------------------------------------------------------------------------------------
@@ -253,8 +307,8 @@ class Rewriter:
             end = closing(self.tokens, i, '[[', ']]') + 1
             self.output.append(line_structure(self.tokens[i:end]))
             return end
-        if token.kind == 'number' and DOUBLE_LITERAL.fullmatch(token.text):
-            self.write(token.text + 'f')
+        if token.kind == 'number':
+            self.write(self.target.literal(token.text))
             return i + 1
         for construct in (self.instantiation, self.function_constant, self.threadgroup_variables):
             end = construct(i)
@@ -264,7 +318,7 @@ class Rewriter:
             self.note_kernel(i)
         if token.significant():
             self.track(token)
-            self.write(token.text)
+            self.write(self.target.words.get(token.text, token.text))
         else:
             self.output.append(token.text)
         return i + 1
@@ -426,13 +480,14 @@ def main():
     parser.add_argument('--depfile')
     parser.add_argument('--root', default='/', help='paths in messages count from here')
     parser.add_argument('--clang', default='clang++-19')
+    parser.add_argument('--target', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('-I', dest='includes', action='append', default=[])
     parser.add_argument('-D', dest='defines', action='append', default=[])
     options = parser.parse_args()
 
     text = relative_markers(preprocess(options), options.root)
     source = os.path.relpath(options.source, options.root)
-    target = CpuTarget()
+    target = CudaTarget(source) if options.target == 'cuda' else CpuTarget()
     rewriter = Rewriter(tokenize(text, source), target)
     try:
         body = rewriter.run()

@@ -1,6 +1,10 @@
 // MSL's scalar types and constants, and the type traits that the rest is written with.
 #pragma once
 
+#ifdef __CUDACC__
+#include "../../cuda/shim/types.h"
+#else
+
 #define MARLIN_INLINE inline __attribute__((always_inline))
 
 typedef unsigned char uchar;
@@ -93,113 +97,12 @@ using ::uint32_t;
 using ::uint64_t;
 using ::uint8_t;
 
-// ---- traits --------------------------------------------------------------------------------------------------------
+}  // namespace metal
 
-template <class T, T kValue>
-struct integral_constant {
-  static constexpr T value = kValue;
-};
-using true_type = integral_constant<bool, true>;
-using false_type = integral_constant<bool, false>;
+#include "traits.h"
 
-template <class A, class B>
-struct is_same : false_type {};
-template <class A>
-struct is_same<A, A> : true_type {};
-template <class A, class B>
-constexpr bool is_same_v = is_same<A, B>::value;
+namespace metal {
 
-template <bool kCondition, class T = void>
-struct enable_if {};
-template <class T>
-struct enable_if<true, T> {
-  using type = T;
-};
-template <bool kCondition, class T = void>
-using enable_if_t = typename enable_if<kCondition, T>::type;
-
-template <bool kCondition, class T, class F>
-struct conditional {
-  using type = T;
-};
-template <class T, class F>
-struct conditional<false, T, F> {
-  using type = F;
-};
-template <bool kCondition, class T, class F>
-using conditional_t = typename conditional<kCondition, T, F>::type;
-
-template <class T>
-struct remove_cv {
-  using type = T;
-};
-template <class T>
-struct remove_cv<const T> {
-  using type = T;
-};
-template <class T>
-struct remove_cv<volatile T> {
-  using type = T;
-};
-template <class T>
-struct remove_cv<const volatile T> {
-  using type = T;
-};
-template <class T>
-using remove_cv_t = typename remove_cv<T>::type;
-
-template <class T>
-struct remove_reference {
-  using type = T;
-};
-template <class T>
-struct remove_reference<T&> {
-  using type = T;
-};
-template <class T>
-struct remove_reference<T&&> {
-  using type = T;
-};
-template <class T>
-using remove_reference_t = typename remove_reference<T>::type;
-
-template <class T>
-struct is_floating_point : false_type {};
-template <class T>
-struct is_integral : false_type {};
-#define MARLIN_FLOATING(type) \
-  template <>                 \
-  struct is_floating_point<type> : true_type {};
-#define MARLIN_INTEGRAL(type) \
-  template <>                 \
-  struct is_integral<type> : true_type {};
-MARLIN_FLOATING(float)
-MARLIN_FLOATING(half)
-MARLIN_FLOATING(bfloat)
-MARLIN_INTEGRAL(bool)
-MARLIN_INTEGRAL(char)
-MARLIN_INTEGRAL(signed char)
-MARLIN_INTEGRAL(uchar)
-MARLIN_INTEGRAL(short)
-MARLIN_INTEGRAL(ushort)
-MARLIN_INTEGRAL(int)
-MARLIN_INTEGRAL(uint)
-MARLIN_INTEGRAL(long)
-MARLIN_INTEGRAL(ulong)
-MARLIN_INTEGRAL(long long)
-MARLIN_INTEGRAL(unsigned long long)
-#undef MARLIN_FLOATING
-#undef MARLIN_INTEGRAL
-
-template <class T>
-constexpr bool is_floating_point_v = is_floating_point<T>::value;
-template <class T>
-constexpr bool is_integral_v = is_integral<T>::value;
-template <class T>
-constexpr bool is_arithmetic_v = is_floating_point_v<T> || is_integral_v<T>;
-
-template <class T>
-struct numeric_limits;
 #define MARLIN_LIMITS(type, lowest_value, max_value)                       \
   template <>                                                              \
   struct numeric_limits<type> {                                            \
@@ -230,3 +133,5 @@ MARLIN_INTEGER_LIMITS(ulong, 0, ULONG_MAX)
 #undef MARLIN_INTEGER_LIMITS
 
 }  // namespace metal
+
+#endif  // __CUDACC__
