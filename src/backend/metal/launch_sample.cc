@@ -15,7 +15,7 @@ static_assert(sizeof(SampleRow) == sizeof(SampleParams) &&
               offsetof(SampleRow, counts_row) == offsetof(SampleParams, counts_row) &&
               offsetof(SampleRow, bias_end) == offsetof(SampleParams, bias_end));
 
-/// Sums of 14-bit limbs of so many masses fit 32 bits.
+/// Sums of 14-bit limbs of so many masses fit 32 bits, and a 256th of so many ids has a thread an id.
 constexpr int32_t kMostIds = 1 << 18;
 constexpr unsigned long kThreads = 1024;
 
@@ -23,6 +23,7 @@ constexpr unsigned long kThreads = 1024;
 
 // How many rows of counts and masks, and how many biases there are, only the device knows: all of each buffer is bound.
 void sample(Commands& commands, const SampleArgs& args) {
+  MARLIN_CHECK(args.n_valid > 0 && args.n_valid <= args.vocab, "{} valid ids of {}", args.n_valid, args.vocab);
   MARLIN_CHECK(args.n_valid <= kMostIds, "{} ids, at most {}", args.n_valid, kMostIds);
   const auto rows = static_cast<size_t>(args.rows);
   const size_t tops = rows * static_cast<size_t>(args.top_logprobs);
