@@ -124,6 +124,29 @@ SampleParams filter(float temperature, int32_t top_k = 0, float top_p = 1, float
   return p;
 }
 
+/// All candidates weigh the same, so that every filter ends and every draw lands among ties.
+OpCase ties_case(const std::string& name, int64_t vocab, const SampleParams& filter) {
+  SampleSetup setup = random_setup(6, vocab, static_cast<int32_t>(vocab - 3), 0);
+  for (SampleParams& p : setup.params) {
+    p.temperature = filter.temperature;
+    p.top_k = filter.top_k;
+    p.top_p = filter.top_p;
+  }
+  return sample_case(name, setup);
+}
+
+/// As many ids as a real vocabulary has.
+OpCase real_case() {
+  SampleSetup setup = random_setup(4, 154880, 154856, 0.0625f);
+  for (size_t t = 0; t < setup.params.size(); ++t) {
+    SampleParams& p = setup.params[t];
+    p.temperature = t == 0 ? 0.0f : 0.5f * static_cast<float>(t);
+    if (t == 2) p.top_p = 0.95f;
+    if (t == 3) p.top_k = 4000;
+  }
+  return sample_case("RealVocab", setup);
+}
+
 /// Rows with penalties by turns: none, repetition, presence, frequency, all; ids of the prompt, generated, and both.
 OpCase penalty_case(const std::string& name, float temperature) {
   SampleSetup setup = random_setup(10, 200, 190);
@@ -193,6 +216,10 @@ std::vector<OpCase> sample_cases() {
           filter_case("MinP", 300, filter(4, 0, 1, 0.2f)),
           filter_case("AllFilters", 10000, filter(5, 100, 0.8f, 0.05f)),
           filter_case("TopPThenMinP", 300, filter(5, 0, 0.9f, 0.3f)),
+          ties_case("TiesGreedy", 5000, filter(0)),
+          ties_case("Ties", 5000, filter(1)),
+          ties_case("TiesTopKTopP", 5000, filter(1, 3000, 0.7f)),
+          real_case(),
           penalty_case("PenaltiesGreedy", 0),
           penalty_case("Penalties", 2),
           mask_case("MaskAndBiasGreedy", 0),

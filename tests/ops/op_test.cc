@@ -76,6 +76,32 @@ TEST_P(BackendTest, FreshMemoryIsZero) {
   EXPECT_TRUE(std::all_of(bytes.begin(), bytes.end(), [](double b) { return b == 0; }));
 }
 
+// Rows 0, 2 and 4 share a row of counts whose presence penalty rules out what was sampled; rows 1 and 3 have none.
+TEST_P(BackendTest, RowsThatShareCountsSeeEachOthersIds) {
+  constexpr int kRows = 5;
+  constexpr int64_t kVocab = 40;
+  std::vector<float> logits;
+  for (int64_t i = 0; i < kRows * kVocab; ++i) logits.push_back(static_cast<float>(i % kVocab) * -0.25f);
+  std::vector<SampleParams> params(kRows);
+  for (size_t t = 0; t < kRows; t += 2) {
+    params[t].counts_row = 1;
+    params[t].presence_penalty = 100;
+  }
+  SampleArgs args;
+  args.rows = kRows;
+  args.vocab = args.n_valid = kVocab;
+  args.logits = rig_->act(logits);
+  args.params = rig_->array(params);
+  args.counts = rig_->array(std::vector<uint32_t>(2 * kVocab, 0));
+  args.ids = rig_->array(std::vector<int32_t>(kRows, -7));
+  args.status = rig_->array(std::vector<int32_t>(kRows, -7));
+  args.logprobs = rig_->array(std::vector<float>(kRows, -7));
+  rig_->stream().sample(args);
+  EXPECT_EQ(rig_->read<int32_t>(args.ids, kRows), (std::vector<double>{0, 0, 1, 0, 2}));
+  const std::vector<double> counts = rig_->read<uint32_t>(args.counts, 2 * kVocab);
+  for (size_t i = 0; i < counts.size(); ++i) EXPECT_EQ(counts[i], i >= kVocab && i < kVocab + 3 ? 1 : 0) << i;
+}
+
 TEST_P(BackendTest, NoRowsIsNoWork) {
   EmbedArgs args;  // no buffers either
   rig_->stream().embed(args);
