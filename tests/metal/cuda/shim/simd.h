@@ -103,4 +103,18 @@ MARLIN_INLINE T simd_shuffle_up(T value, ushort delta) {
   return warp::gather(value, from < warp::kWidth ? from : warp::lane());
 }
 
+template <class T>
+MARLIN_INLINE T simd_prefix_inclusive_sum(T value) {
+  for (uint delta = 1; delta < warp::kWidth; delta *= 2) {
+    const T before = simd_shuffle_up(value, ushort(delta));
+    if (warp::lane() >= delta) value = T(before + value);
+  }
+  return value;
+}
+template <class T>
+MARLIN_INLINE T simd_prefix_exclusive_sum(T value) {
+  const T before = simd_shuffle_up(simd_prefix_inclusive_sum(value), 1);
+  return warp::lane() == 0 ? T(0) : before;
+}
+
 }  // namespace metal
