@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/check.h"
 #include "op_test_util.h"
 
 namespace marlin::op_test {
@@ -54,7 +55,7 @@ const Contexts kShort = {{64, 65, 130, 1, 128, 129}, true};
 const Contexts kLong = {{1030, 515}, false};
 
 /// A token batch and the arrays behind it.
-TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens, Role role = Role::kDecode) {
+TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Token>& tokens) {
   std::vector<int32_t> positions;
   std::vector<int32_t> slots;
   for (const Token& token : tokens) {
@@ -64,6 +65,7 @@ TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Toke
   // Multiplication by 7 modulo a number that is prime to it scatters the blocks; one physical block stays unused.
   std::vector<int32_t> tables;
   const int n_blocks = contexts.blocks();
+  MARLIN_CHECK((n_blocks + 1) % 7 != 0, "{} blocks would all be one", n_blocks);
   tables.reserve(static_cast<size_t>(n_blocks));
   for (int i = 0; i < n_blocks; ++i) tables.push_back((i + 1) * 7 % (n_blocks + 1));
   TokenBatch batch;
@@ -71,19 +73,34 @@ TokenBatch make_batch(Rig& rig, const Contexts& contexts, const std::vector<Toke
   batch.ids = rig.array(std::vector<int32_t>(tokens.size(), 0));
   batch.positions = rig.array(positions);
   batch.slots = rig.array(slots);
-  batch.roles = {rig.array(std::vector<uint8_t>(tokens.size(), static_cast<uint8_t>(role))), role == Role::kPrompt,
-                 role == Role::kDecode};
+  batch.roles = rig.array(std::vector<uint8_t>(tokens.size(), 1));
   batch.block_tables = rig.array(tables);
   batch.n_slots = static_cast<int>(contexts.lengths.size());
   batch.blocks_per_slot = contexts.blocks_per_slot();
   return batch;
 }
 
+/// Which roles the queries have.
+enum class Queries { kDecode, kPrompt, kMixed };
+
+Role query_role(Queries queries, int64_t row) {
+  if (queries == Queries::kMixed) return role_of(row);
+  return queries == Queries::kPrompt ? Role::kPrompt : Role::kDecode;
+}
+
+View query_roles(Rig& rig, Queries queries, RowRange range) {
+  std::vector<uint8_t> roles;
+  for (int64_t t = 0; t < range.count; ++t) {
+    roles.push_back(static_cast<uint8_t>(query_role(queries, range.first + t)));
+  }
+  return rig.array(roles);
+}
+
 struct Setup {
-  Role role = Role::kDecode;
   Contexts contexts;
   MlaShape shape;
   KvType type = KvType::kF32;
+  Queries queries_of = Queries::kDecode;
   WeightPtr kv_b;
   std::vector<float> cache;     // [slot][longest][latent + rope], what the cache reads back
   std::vector<float> q;         // [query tokens, heads, nope + rope]
@@ -133,6 +150,18 @@ Setup with_nan(Setup setup) {
   setup.cache[at(2, 70, 3)] = NAN;
   setup.cache[at(1, 63, setup.shape.latent)] = NAN;
   setup.q_latent[1] = NAN;
+  return setup;
+}
+
+/// The same with queries of other roles.
+Setup with_roles(Setup setup, Queries queries) {
+  setup.queries_of = queries;
+  return setup;
+}
+
+/// The same with scores so far apart that the largest one keeps being exceeded.
+Setup with_far_scores(Setup setup) {
+  for (float& q : setup.q_latent) q *= 12;
   return setup;
 }
 
@@ -265,6 +294,14 @@ std::optional<IntegerSteps> integer_steps(Rig& rig, KvType type) {
   return IntegerSteps{16383, 32767, 32767, 131000};
 }
 
+/// Where prompts are attended to in half: variance of a score, whose query and cached row are each off by a uniform
+/// error of at most 2^-11 of themselves.
+double half_score_variance(const std::vector<double>& q, const float* row) {
+  double variance = 0;
+  for (size_t k = 0; k < q.size(); ++k) variance += 2 * std::pow(q[k] * row[k] * kScale * 0x1p-11, 2) / 3;
+  return variance;
+}
+
 std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& rig) {
   const MlaShape& s = setup.shape;
   const double u = rig.roundoff();
@@ -274,6 +311,7 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& ri
     const int64_t query_row = range.first + static_cast<int64_t>(t);
     const std::optional<IntegerSteps> steps = integer_steps(rig, setup.type);
     const IntegerErrors integers(setup, steps.value_or(IntegerSteps{}));
+    const bool half = query_role(setup.queries_of, query_row) == Role::kPrompt && rig.device().info().half_prompts;
     for (int h = 0; h < s.heads; ++h) {
       const std::vector<double> q = query_of(setup, query_row * s.heads + h);
       std::vector<double> scores;
@@ -290,13 +328,11 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& ri
         scores.push_back(score * kScale);
         largest = std::max(largest, sum * kScale);
         if (steps) variance = std::max(variance, integers.score_variance(q, row));
+        if (half) variance = std::max(variance, half_score_variance(q, row));
       }
-      // Factors as half: queries, and whatever of the cache is no half; then weights and values.
-      const bool halves = rig.device().info().half_prompts && setup.role == Role::kPrompt;
-      const double half_error = halves ? 6 * 0x1p-11 * largest / root(setup.values()) * 2 : 0;
-      const double score_error = kSlack * root(setup.values()) * u * largest + 6 * std::sqrt(variance) + half_error;
+      const double score_error = kSlack * root(setup.values()) * u * largest + 6 * std::sqrt(variance);
       const double bound = softmax_tolerance(score_error, tokens[t].position + 1, u, kLargestValue) +
-                           (steps ? integers.sum_error(scores) : 0) + (halves ? 0x1p-9 * kLargestValue : 0);
+                           (steps ? integers.sum_error(scores) : 0) + (half ? kLargestValue * 0x1p-10 : 0);
       tolerance.insert(tolerance.end(), static_cast<size_t>(s.latent), bound);
     }
   }
@@ -306,7 +342,8 @@ std::vector<double> attend_tolerance(const Setup& setup, RowRange range, Rig& ri
 OpCase attend_case(const std::string& name, const Setup& setup) {
   const auto run = [setup](Rig& rig, RowRange range) -> std::vector<Output> {
     const MlaShape& s = setup.shape;
-    const TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range), setup.role);
+    TokenBatch batch = make_batch(rig, setup.contexts, query_range(setup, range));
+    batch.roles = query_roles(rig, setup.queries_of, range);
     const View q = rig.act(slice(setup.q, range, s.heads * setup.key()));
     MlaAttendArgs args;
     args.batch = &batch;
@@ -453,7 +490,7 @@ OpCase unabsorb_case(const std::string& name, const Setup& setup) {
 }
 
 /// What the cache type makes of arbitrary values: attention over a single position returns its latent.
-OpCase rounding_case(const std::string& name, KvType type) {
+OpCase rounding_case(const std::string& name, KvType type, Queries queries) {
   const MlaShape shape{1, 8, 16, 8, 100};
   const int64_t rows = 6;
   const std::vector<float> latents = Random(81).activations(rows * (shape.latent + shape.rope));
@@ -461,7 +498,8 @@ OpCase rounding_case(const std::string& name, KvType type) {
     const int64_t values = shape.latent + shape.rope;
     std::vector<Token> tokens;
     for (int64_t t = 0; t < range.count; ++t) tokens.push_back({static_cast<int32_t>(range.first + t), 0});
-    const TokenBatch batch = make_batch(rig, kShort, tokens);
+    TokenBatch batch = make_batch(rig, kShort, tokens);
+    batch.roles = query_roles(rig, queries, range);
     KvView kv;
     kv.layout = {rig.device().kv_type(type), shape.latent, shape.rope, kLayers};
     kv.layer = kLayer;
@@ -523,46 +561,59 @@ std::vector<OpCase> attention_cases() {
     cases.push_back(expanded_case(name, setup));
   }
   cases.push_back(attend_case("LongContexts", long_context));
-  for (auto [name, setup] : {std::pair<std::string, Setup>{"F32", f32},
-                             {"F16", f16},
-                             {"Q8", q8},
-                             {"F16OneHead", one_head},
-                             {"LongContexts", long_context},
-                             {"F16Nan", with_nan(f16)},
-                             {"Q8Nan", with_nan(q8)}}) {
-    setup.role = Role::kPrompt;
-    cases.push_back(attend_case(name + "Prompt", setup));
+  // More heads than a tile of any kernel, latents and rope parts as wide as those of real models and more.
+  const Setup wide = make_setup({{16, 17, 70}, true}, {26, 4, 72, 4, 512}, KvType::kF16, bf16);
+  cases.push_back(attend_case("Wide", wide));
+  const auto odd = [&](KvType type) { return make_setup({{66, 17, 5}, true}, {9, 4, 6, 5, 77}, type, bf16); };
+  cases.push_back(attend_case("WideFarScores", with_far_scores(wide)));
+  cases.push_back(attend_case("LongFarScores", with_far_scores(long_context)));
+  cases.push_back(attend_case("MixedLongContexts", with_roles(long_context, Queries::kMixed)));
+  for (const auto& [name, setup] : {std::pair<std::string, Setup>{"F32", f32},
+                                    {"F16", f16},
+                                    {"Q8", q8},
+                                    {"Wide", wide},
+                                    {"WideFarScores", with_far_scores(wide)},
+                                    {"LongFarScores", with_far_scores(long_context)},
+                                    {"OddF32", odd(KvType::kF32)},
+                                    {"OddF16", odd(KvType::kF16)},
+                                    {"OddQ8", odd(KvType::kQ8)},
+                                    {"F16Nan", with_nan(f16)},
+                                    {"Q8Nan", with_nan(q8)}}) {
+    cases.push_back(attend_case("Prompt" + name, with_roles(setup, Queries::kPrompt)));
   }
   cases.push_back(attend_case("F16Nan", with_nan(f16)));
   cases.push_back(attend_case("Q8Nan", with_nan(q8)));
   cases.push_back(expanded_case("LongContexts", long_context));
-  cases.push_back(rounding_case("F32", KvType::kF32));
-  cases.push_back(rounding_case("F16", KvType::kF16));
-  cases.push_back(rounding_case("Q8", KvType::kQ8));
+  for (const auto& [role, queries] :
+       {std::pair<std::string, Queries>{"", Queries::kDecode}, {"Prompt", Queries::kPrompt}}) {
+    cases.push_back(rounding_case(role + "F32", KvType::kF32, queries));
+    cases.push_back(rounding_case(role + "F16", KvType::kF16, queries));
+    cases.push_back(rounding_case(role + "Q8", KvType::kQ8, queries));
+  }
   return cases;
 }
 
 std::vector<OpCase> real_attention_cases() {
   std::vector<OpCase> cases;
-  const auto add = [&](const std::string& name, KvType type, Role role, auto make) {
+  const auto add = [&](const std::string& name, KvType type, Queries role, auto make) {
     const Contexts contexts{{300, 129}, true};
     const auto queries = static_cast<int64_t>(contexts.queries().size());
     cases.push_back(lazy_case(name, queries, [=] {
       const WeightSpec g32{0, 0, DType::kBF16, {32}, false, DType::kF32};
       Setup setup = make_setup(contexts, {20, 192, 64, 256, 512}, type, g32);
-      setup.role = role;
+      setup.queries_of = role;
       return make(setup);
     }));
   };
   for (const auto& [name, type] : {std::pair<std::string, KvType>{"F16", KvType::kF16}, {"Q8", KvType::kQ8}}) {
-    for (const Role role : {Role::kDecode, Role::kPrompt}) {
-      add(fmt::format("RealMlaAttend{}{}", name, role == Role::kPrompt ? "Prompt" : ""), type, role,
+    for (const Queries role : {Queries::kDecode, Queries::kPrompt}) {
+      add(fmt::format("RealMlaAttend{}{}", name, role == Queries::kPrompt ? "Prompt" : ""), type, role,
           [](const Setup& setup) { return attend_case("", setup); });
     }
   }
-  add("RealMlaAbsorb", KvType::kF16, Role::kDecode, [](const Setup& setup) { return absorb_case("", setup); });
-  add("RealMlaUnabsorb", KvType::kF16, Role::kDecode, [](const Setup& setup) { return unabsorb_case("", setup); });
-  add("RealMlaExpanded", KvType::kF16, Role::kDecode, [](const Setup& setup) { return expanded_case("", setup); });
+  add("RealMlaAbsorb", KvType::kF16, Queries::kDecode, [](const Setup& setup) { return absorb_case("", setup); });
+  add("RealMlaUnabsorb", KvType::kF16, Queries::kDecode, [](const Setup& setup) { return unabsorb_case("", setup); });
+  add("RealMlaExpanded", KvType::kF16, Queries::kDecode, [](const Setup& setup) { return expanded_case("", setup); });
   return cases;
 }
 
