@@ -98,6 +98,20 @@ TEST_F(MetalGolden, PromptsInChunksMatchTheOracleAndEachOther) {
   }
 }
 
+// The original weights, in FP32 throughout, against transformers: the bounds are reference_test's.
+TEST_F(MetalGolden, TheBf16ModelMatchesTransformers) {
+  MARLIN_SKIP_WITHOUT(reference_vectors());
+  DemoOptions options;
+  options.device = metal_device();
+  DemoModel demo(options);
+  const Deviation deviation = measure(demo, read_passage("prose"));
+  std::printf("BF16: logits %.2e, MTP logits %.2e, hidden %.2e\n", deviation.logits, deviation.mtp_logits,
+              deviation.hidden);
+  EXPECT_LT(deviation.logits, 1e-4);
+  EXPECT_LT(deviation.mtp_logits, 1e-4);
+  EXPECT_LT(deviation.hidden, 2.5e-6);
+}
+
 /// One text being generated: follows the oracle's, and may differ only where the choice is close.
 struct Text {
   std::string name;
