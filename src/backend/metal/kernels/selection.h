@@ -27,7 +27,7 @@ struct Histogram {
 /// What one thread finds and all need.
 struct Found {
   uint key;
-  ulong above;   // the sum before the candidates of this key
+  ulong above;  // the sum before the candidates of this key
   ulong target;
 };
 
