@@ -55,10 +55,6 @@ struct Turn {
   View partials;
 };
 
-int most_splits(const TokenBatch& batch) {
-  return static_cast<int>(over(int64_t{batch.blocks_per_slot} * kKvBlockTokens, MARLIN_SPLIT));
-}
-
 size_t table_bytes(const TokenBatch& batch) {
   return static_cast<size_t>(batch.n_slots) * static_cast<size_t>(batch.blocks_per_slot) * 4;
 }
@@ -70,7 +66,7 @@ size_t partial_bytes(const MlaShape& shape) {
 template <typename Each>
 void in_turns(Commands& commands, const TokenBatch& batch, const MlaShape& shape, const Each& each) {
   Turn turn;
-  turn.splits = most_splits(batch);
+  turn.splits = static_cast<int>(most_splits(u(int64_t{batch.blocks_per_slot} * kKvBlockTokens)));
   const size_t token = partial_bytes(shape) * static_cast<size_t>(turn.splits);
   const int most = static_cast<int>(std::clamp<size_t>(kMostPartials / token, 1, static_cast<size_t>(batch.n_tokens)));
   for (turn.first = 0; turn.first < batch.n_tokens; turn.first += most) {

@@ -1,7 +1,7 @@
 // Attention over the paged latent cache in the absorbed form: every head of a token attends to the same latents.
 //
 //   mla_absorb    q_latent = W_UK^T q_nope      threadgroup: (512 latents, head, 4 tokens); simdgroups share the rows
-//   mla_attend    scores, softmax, weighted sum  threadgroup: (split of 256 positions, token, 24 heads)
+//   mla_attend    scores, softmax, weighted sum  threadgroup: (split of 32 to 256 positions, token, 24 heads)
 //   mla_combine   merges a token's splits        threadgroup: (head, token)
 //   mla_combine_unabsorb  the same, then W_UV    threadgroup: (32 value rows, head, token)
 //   mla_unabsorb  W_UV o_latent                  threadgroup: (32 value rows, head, token)
@@ -206,9 +206,9 @@ kernel void mla_attend(device const float* q_latent [[buffer(0)]], device const 
   const uint token = p.first_token + place.y;
   if (!row_wanted(roles, token)) return;
   const uint length = uint(positions[token]) + 1;
-  const uint begin = place.x * MARLIN_SPLIT;
+  const uint begin = place.x * split_positions(length);
   if (begin >= length) return;
-  const uint end = min(length, begin + MARLIN_SPLIT);
+  const uint end = min(length, begin + split_positions(length));
   const uint slot = uint(slots[token]);
   const uint latent = p.kv.latent;
   const uint rope = p.kv.rope;
@@ -282,7 +282,7 @@ kernel void mla_combine(device const float* partials [[buffer(0)]], device const
   const uint token = p.first_token + place.y;
   if (!row_wanted(roles, token)) return;
   const uint threads = simdgroups * kSimdWidth;
-  const uint splits = uint(positions[token]) / MARLIN_SPLIT + 1;
+  const uint splits = split_count(uint(positions[token]) + 1);
   const ulong width = p.latent + 2;
   device const float* mine = partials + (ulong(place.y) * p.splits * p.heads + place.x) * width;
   for (uint k = thread_index; k < p.latent; k += threads) {
@@ -333,7 +333,7 @@ kernel void mla_unabsorb(device const uchar* codes0 [[buffer(0)]], device const 
     } else if (k < weight.in) {
       const ulong width = weight.in + 2;
       value = combined(from + (ulong(place.z) * p.splits * p.heads + head) * width,
-                       uint(positions[token]) / MARLIN_SPLIT + 1, p.heads * width, k);
+                       split_count(uint(positions[token]) + 1), p.heads * width, k);
     }
     values[k] = value;
   }

@@ -240,8 +240,21 @@ struct MoeDownParams {
 
 // ---- attention.metal -----------------------------------------------------------------------------------------------
 
-/// Positions of a split of the context.
-#define MARLIN_SPLIT 256
+/// Positions of a split of a context: short contexts are cut finer, so that more than one core has work. It depends on
+/// the token's own position alone, as its result may.
+static inline uint split_positions(uint length) {
+  return length <= 512 ? 32 : length <= 1024 ? 64 : length <= 2048 ? 128 : 256;
+}
+/// Splits of a context of `length` positions.
+static inline uint split_count(uint length) {
+  return (length + split_positions(length) - 1) / split_positions(length);
+}
+/// Most splits of any context of up to `length` positions: 16 from 481 positions on, more beyond 4,096.
+static inline uint most_splits(uint length) {
+  const uint fine = (length + 31) / 32;
+  const uint coarse = (length + 255) / 256;
+  return coarse > 16 ? coarse : fine < 16 ? fine : 16;
+}
 /// The widest latent and rope part that registers hold.
 #define MARLIN_MOST_LATENT 512
 #define MARLIN_MOST_ROPE 128
