@@ -1,4 +1,4 @@
-// metal_stdlib as declarations only, with real address spaces and clang's own vectors: a .metal file that lint.py has
+// metal_stdlib as declarations only, with real address spaces and clang's own vectors: a .metal file that metal_lint.py has
 // rewritten is type-checked against it and never run.
 #pragma once
 

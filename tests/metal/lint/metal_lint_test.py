@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 METAL = HERE.parent
 sys.path.insert(0, str(HERE))
 
-import lint  # noqa: E402
+import metal_lint  # noqa: E402
 
 SHADERS = METAL.parent.parent / "src" / "backend" / "metal" / "kernels"
 
@@ -24,7 +24,7 @@ class LintTest(unittest.TestCase):
                 if match:
                     marks[number] = match.group(1)
             found = {}
-            for _, line, _, rule, message in lint.lint(source):
+            for _, line, _, rule, message in metal_lint.lint(source):
                 found.setdefault(line, []).append((rule, message))
             for line, rule in marks.items():
                 self.assertIn(rule, [r for r, _ in found.get(line, [])], f"{source.name}:{line}: found {found.get(line)}")
@@ -35,11 +35,11 @@ class LintTest(unittest.TestCase):
         good = [*SHADERS.glob("*.metal"), *(METAL / "fake_kernels").glob("*.metal"), METAL / "defects" / "legal.metal"]
         self.assertGreater(len(good), 7)
         for source in good:
-            self.assertEqual(lint.lint(source, includes=[SHADERS]), [], source.name)
+            self.assertEqual(metal_lint.lint(source, includes=[SHADERS]), [], source.name)
 
     def test_exit_status(self):
         for source, status in ((HERE / "bad" / "types.metal", 1), (METAL / "fake_kernels" / "simple.metal", 0)):
-            result = subprocess.run([sys.executable, HERE / "lint.py", source], capture_output=True, text=True)
+            result = subprocess.run([sys.executable, HERE / "metal_lint.py", source], capture_output=True, text=True)
             self.assertEqual(result.returncode, status, result.stdout)
 
 

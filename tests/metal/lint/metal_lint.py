@@ -7,7 +7,7 @@ is searched for casts that change one.
 
 Prints  file:line: severity: [rule] message; exit status 1 if there are errors.
 
-usage: lint.py FILE.metal... [--include DIR]... [--define NAME=VALUE]... [--root DIR]
+usage: metal_lint.py FILE.metal... [--include DIR]... [--define NAME=VALUE]... [--root DIR]
 """
 import argparse
 import os
