@@ -1,29 +1,24 @@
 #!/usr/bin/env python3
-"""Finds in .metal files what Apple's compiler would refuse and a C++ build of them does not see.
+"""Finds in .metal files what Apple's compiler refuses, or this project does without, and a C++ build does not see.
 
-Rules over tokens: bindings of kernels, address spaces of pointers, words that MSL lacks, recursion, threadgroup
-variables. Then clang checks the types of the same text with real address spaces (address_spaces.h), and its syntax tree
-is searched for casts that change one.
+Rules over tokens: bindings of kernels, address spaces of pointers, words that MSL lacks, function constants, recursion,
+threadgroup variables, sizes. Then clang checks the types of the same text with real address spaces (type_check.py).
+Prints file:line: rule: text for each finding; the exit status is 1 if there is one.
 
-Prints  file:line: severity: [rule] message; exit status 1 if there are errors.
-
-usage: metal_lint.py FILE.metal... [--include DIR]... [--define NAME=VALUE]... [--root DIR]
+usage: metal_lint.py [--clang clang++-19] [--language 3.1] [--include DIR]... FILE.metal...
 """
 import argparse
 import os
 import re
-import subprocess
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-
 import msl
+import type_check
 
-ADDRESS_SPACES = {"device", "constant", "threadgroup", "thread"}
+ADDRESS_SPACES = {"device", "constant", "threadgroup", "thread", "threadgroup_imageblock", "ray_data", "object_data"}
 BANNED = {
-    "double": "MSL has no double",
     "new": "MSL has no new",
     "delete": "MSL has no delete",
     "virtual": "MSL has no virtual functions",
@@ -35,326 +30,375 @@ BANNED = {
     "typeid": "MSL has no run-time types",
     "goto": "MSL has no goto",
     "thread_local": "MSL has no thread_local",
+    "register": "MSL has no register",
     "asm": "MSL has no asm",
     "std": "MSL has no C++ standard library",
 }
 BUILT_IN_TYPES = {"uint", "ushort", "uint2", "ushort2", "uint3", "ushort3"}
-# Of a kernel these are all scalars or all vectors of one size.
-POSITIONS = {
-    "dispatch_threads_per_threadgroup",
-    "thread_position_in_grid",
-    "thread_position_in_threadgroup",
-    "threadgroup_position_in_grid",
-    "threadgroups_per_grid",
-    "threads_per_grid",
-    "threads_per_threadgroup",
-}
-SCALAR_BUILT_INS = {
-    "thread_index_in_threadgroup",
-    "thread_index_in_simdgroup",
-    "simdgroup_index_in_threadgroup",
-    "simdgroups_per_threadgroup",
-    "threads_per_simdgroup",
-}
-VECTOR = re.compile(r"(packed_)?(float|half|bfloat|bool|char|uchar|short|ushort|int|uint|long|ulong)[234]")
-VECTOR3 = re.compile(r"(float|half|bfloat|int|uint|short|ushort|char|uchar)3")
-FLOW = {"if", "for", "while", "switch"}
+VECTOR3 = re.compile(r"(float|half|bfloat|bool|u?(?:char|short|int|long))3")
+BFLOAT = re.compile(r"(packed_)?bfloat[234]?|(simdgroup_)?bfloat\dx\d|.*\d\.?(bf|BF)")
+DOUBLE = re.compile(r"(?=.*[.eE])(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?[lL]?")
+STAGES = {"kernel", "vertex", "fragment"}
+MAX_BUFFER_INDEX = 30
+MAX_KERNEL_LINES = 300
 
 
 class Findings:
     def __init__(self):
         self.found = set()
 
-    def add(self, token, rule, message, severity="error"):
-        self.found.add((token.file, token.line, severity, rule, message))
+    def add(self, token, rule, message):
+        self.at(token.file, token.line, rule, message)
 
-    def at(self, file, line, rule, message, severity="error"):
-        self.found.add((file, line, severity, rule, message))
+    def at(self, file, line, rule, message):
+        self.found.add((file, line, rule, message))
 
-    def errors(self):
-        return [finding for finding in self.found if finding[2] == "error"]
+
+# --- declarations --------------------------------------------------------------------------------
+
+
+class Declaration:
+    """At namespace or class scope: the tokens up to its body or semicolon, the body's tokens (None without one), its
+    closing brace."""
+
+    def __init__(self, head, body, last, in_class):
+        self.head, self.body, self.last, self.in_class = head, body, last, in_class
+        self.words = {token.text for token in head}
+        self.is_kernel = bool(STAGES & self.words)
+        self.name, self.parameters, self.is_function = None, [], False
+        self.find_parameters()
+
+    def find_parameters(self):
+        begin, i = None, 0
+        while i < len(self.head) and self.head[i].text != "=":
+            if self.head[i].text == "[[":
+                i = msl.closing(self.head, i)
+            elif self.head[i].text == "(" and i and self.head[i - 1].text not in ("alignas", "decltype", "__attribute__"):
+                begin = i
+                break
+            i += 1
+        if begin is None:
+            return
+        end = msl.closing(self.head, begin)
+        self.name = self.head[begin - 1]
+        self.is_function = True
+        self.returned = self.head[: begin - 1]
+        self.parameters = msl.split_commas(self.head[begin + 1 : end])
+
+    def space(self):
+        return ADDRESS_SPACES & self.words
+
+
+def declarations(tokens, in_class=False):
+    """Yields all at namespace scope and in classes; the bodies of functions are not searched."""
+    begin = i = 0
+    while i < len(tokens):
+        text = tokens[i].text
+        if text in ("(", "[", "[["):
+            i = msl.closing(tokens, i)
+        elif text == ";":
+            if i > begin:
+                yield Declaration(tokens[begin:i], None, tokens[i], in_class)
+            begin = i + 1
+        elif text == "{":
+            end = msl.closing(tokens, i)
+            head, body = tokens[begin:i], tokens[i + 1 : end]
+            words = {token.text for token in head}
+            if head and head[-1].text in (")", "const", "noexcept"):
+                yield Declaration(head, body, tokens[end], in_class)
+                begin = end + 1
+            elif "namespace" in words or "extern" in words:
+                yield from declarations(body)
+                begin = end + 1
+            elif words & {"struct", "class", "union"} and "=" not in words:
+                yield from declarations(body, True)
+                begin = msl.find(tokens, end, ";") + 1
+                end = begin - 1
+            i = end
+        i += 1
 
 
 # --- rules over tokens ---------------------------------------------------------------------------
 
 
-class Function:
-    """A function with a body: its name, the ranges of its parameters and of its body among the tokens."""
-
-    def __init__(self, name, parameters, body):
-        self.name, self.parameters, self.body = name, parameters, body
+def points(tokens):
+    return any(token.text in ("*", "&", "[") for token in tokens)
 
 
-def opening(tokens, end):
-    """The index of the '(' of the ')' at end."""
-    depth = 0
-    for i in range(end, -1, -1):
-        depth += {")": 1, "(": -1}.get(tokens[i].text, 0)
-        if depth == 0:
-            return i
-    return 0
+def spaces_of(tokens):
+    return ADDRESS_SPACES & {token.text for token in tokens}
 
 
-def functions(tokens):
-    """Functions at namespace and class scope; their bodies are not searched for more."""
-    found, i = [], 0
-    while i < len(tokens):
-        if tokens[i].text == "{" and i and tokens[i - 1].text in (")", "const"):
-            end = i - 1 if tokens[i - 1].text == ")" else i - 2
-            begin = opening(tokens, end)
-            name = tokens[begin - 1]
-            close = msl.closing(tokens, i)
-            if name.kind == "name" and name.text not in FLOW:
-                found.append(Function(name, (begin + 1, end), (i + 1, close)))
-            i = close
-        i += 1
-    return found
+def check_declaration(declaration, findings):
+    if declaration.is_function:
+        check_parameters(declaration, findings)
+    elif declaration.in_class:
+        if points([t for t in declaration.head if t.text != "["]) and not declaration.space():
+            name = declaration.head[-1].text
+            findings.add(declaration.head[0], "address-space", f"member '{name}' points to no address space")
+    else:
+        check_variable(declaration, findings)
+    if declaration.is_function and declaration.body is not None:
+        check_function(declaration, findings)
 
 
-def check_parameters(tokens, function, findings):
-    for part in msl.split_commas(tokens[slice(*function.parameters)]):
+def check_parameters(declaration, findings):
+    name = declaration.name.text
+    for part in declaration.parameters:
         part, _ = msl.without_attributes(part)
-        memory = any(t.text in "*&" for t in part)
-        if memory and not any(t.text in ADDRESS_SPACES for t in part):
-            name = part[-1].text
-            findings.add(
-                part[0], "address-space", f"parameter '{name}' of {function.name.text} points to no address space"
-            )
+        if points(part) and not spaces_of(part):
+            findings.add(part[0], "address-space", f"parameter '{part[-1].text}' of {name} points to no address space")
+    returned = msl.without_attributes(declaration.returned)[0]
+    words = {token.text for token in returned}
+    if words & {"*", "&"} and "operator" not in words and not spaces_of(returned):
+        findings.add(declaration.name, "address-space", f"what {name} returns points to no address space")
+
+
+def check_variable(declaration, findings):
+    """At namespace scope."""
+    not_variables = {"using", "typedef", "struct", "class", "union", "enum", "static_assert", "template", "namespace", "extern"}
+    if declaration.words & not_variables or len(declaration.head) < 2:
+        return
+    stop = next((i for i, t in enumerate(declaration.head) if t.text in ("=", "[", "{", "[[")), len(declaration.head))
+    name = declaration.head[stop - 1].text
+    if "threadgroup" in declaration.words:
+        findings.add(declaration.head[0], "threadgroup", f"'{name}' is declared outside of a kernel")
+    elif "constant" not in declaration.words:
+        findings.add(declaration.head[0], "address-space", f"variable '{name}' at namespace scope is not constant")
+
+
+def check_function(declaration, findings):
+    check_locals(declaration, findings)
+    check_lambdas(declaration, findings)
+    check_threadgroup_variables(declaration, findings)
+    name = declaration.name
+    if declaration.is_kernel:
+        lines = declaration.last.line - declaration.head[0].line + 1
+        if lines > MAX_KERNEL_LINES:
+            findings.add(name, "kernel-size", f"{name.text} has {lines} lines, at most {MAX_KERNEL_LINES} are allowed")
+        if "void" not in {token.text for token in declaration.returned}:
+            findings.add(name, "binding", f"{name.text}: a kernel returns void")
+    elif not declaration.in_class:
+        if not ("static" in declaration.words and declaration.words & {"inline", "METAL_FUNC"}):
+            findings.add(name, "static-inline", f"{name.text} is neither a kernel nor static inline")
 
 
 def statement_begin(tokens, i):
-    while tokens[i - 1].text not in (";", "{", "}"):
+    """The index of the first token of the statement, or of the declaration in a for's, if's or while's parentheses."""
+    while i > 0 and tokens[i - 1].text not in (";", "{", "}"):
+        if tokens[i - 1].text == "(" and i > 1 and tokens[i - 2].text in ("for", "if", "while"):
+            break
         i -= 1
     return i
 
 
-def check_locals(tokens, function, findings):
+def check_locals(declaration, findings):
     """T* name and T& name at the beginning of a statement."""
-    for i in range(*function.body):
-        if tokens[i].text not in ("*", "&") or tokens[i + 1].kind != "name" or tokens[i + 2].text not in ("=", ";"):
+    tokens = declaration.body
+    for i in range(1, len(tokens) - 2):
+        if tokens[i].text not in ("*", "&"):
+            continue
+        name = i + 2 if tokens[i + 1].text == "const" else i + 1
+        if name + 1 >= len(tokens) or tokens[name].kind != "name" or tokens[name + 1].text not in ("=", ";", ",", "[", ":"):
             continue
         declared = tokens[statement_begin(tokens, i) : i]
         words = [t.text for t in declared]
-        plain = words and all(t.kind == "name" or t.text in ("::", "<", ">", ",") for t in declared)
+        plain = bool(words) and all(t.kind == "name" or t.text in ("::", "<", ">", ",") for t in declared)
         plain = plain and words.count("<") == words.count(">")  # else a comparison
-        if plain and "=" not in words and words[0] not in ("return", "auto") and not ADDRESS_SPACES & set(words):
-            findings.add(tokens[i], "address-space", f"local '{tokens[i + 1].text}' points to no address space")
+        if plain and words[0] not in ("return", "auto", "else", "case") and not spaces_of(declared):
+            findings.add(tokens[i], "address-space", f"local '{tokens[name].text}' points to no address space")
 
 
-def check_body(tokens, function, is_kernel, findings):
-    for i in range(*function.body):
-        token, before = tokens[i], tokens[i - 1].text
-        if token.text == "[" and before in ("=", "(", ",", "return", "{"):
-            after = tokens[msl.closing(tokens, i) + 1].text
+def check_lambdas(declaration, findings):
+    tokens = declaration.body
+    for i, token in enumerate(tokens):
+        if token.text == "[" and i and tokens[i - 1].text in ("=", "(", ",", "return", "{"):
+            after = tokens[min(msl.closing(tokens, i) + 1, len(tokens) - 1)].text
             if after in ("(", "{"):
                 findings.add(token, "banned", "MSL 3 has no lambda expressions")
-        if token.text == "threadgroup" and before in (";", "{", "}"):
-            end = msl.find(tokens, i, ";")
-            declared = tokens[i + 1 : end]
-            stop = next((k for k, t in enumerate(declared) if t.text in "[="), len(declared))
-            if any(t.text in "*&" for t in declared[:stop]):
-                continue
-            if not is_kernel:
-                findings.add(token, "threadgroup", f"'{declared[stop - 1].text}' is declared outside of a kernel")
-            if any(t.text == "=" for t in declared):
-                findings.add(token, "threadgroup", "a threadgroup variable cannot be initialised")
 
 
-def check_recursion(tokens, all_functions, findings):
-    names = {function.name.text for function in all_functions}
-    calls = {name: set() for name in names}
-    for function in all_functions:
-        for i in range(*function.body):
-            if tokens[i].text in names and tokens[i + 1].text in ("(", "<"):
-                calls[function.name.text].add(tokens[i].text)
-
-    def reached(name, seen):
-        for other in calls[name] - seen:
-            seen.add(other)
-            reached(other, seen)
-        return seen
-
-    for function in all_functions:
-        if function.name.text in reached(function.name.text, set()):
-            findings.add(function.name, "recursion", f"{function.name.text} calls itself")
-
-
-def check_words(tokens, findings):
-    depth_of_struct, depth = [], 0
+def check_threadgroup_variables(declaration, findings):
+    tokens = declaration.body
     for i, token in enumerate(tokens):
-        if token.text == "threadgroup" and tokens[i + 1].text == "atomic_float":
+        if token.text != "threadgroup" or (i and tokens[i - 1].text not in (";", "{", "}", "static")):
+            continue
+        declared = tokens[i + 1 : msl.find(tokens, i, ";")]
+        stop = next((k for k, t in enumerate(declared) if t.text in "[={"), len(declared))
+        if any(t.text in ("*", "&") for t in declared[:stop]):
+            continue
+        name = declared[stop - 1].text
+        if not declaration.is_kernel:
+            findings.add(token, "threadgroup", f"'{name}' is declared outside of a kernel")
+        if any(t.text in ("=", "{") for t in declared):
+            findings.add(token, "threadgroup", f"'{name}' is in threadgroup memory and cannot be initialised")
+
+
+def check_words(tokens, language, findings):
+    for i, token in enumerate(tokens):
+        if token.text == "threadgroup" and i + 1 < len(tokens) and tokens[i + 1].text == "atomic_float":
             findings.add(token, "atomic", "floating-point atomics exist in device memory only")
         if token.kind == "name" and token.text in BANNED:
             findings.add(token, "banned", BANNED[token.text])
-        if token.text == "struct" and tokens[i + 2].text == "{":
-            depth_of_struct.append(depth)
-        depth += {"{": 1, "}": -1}.get(token.text, 0)
-        if token.text == "}" and depth_of_struct and depth == depth_of_struct[-1]:
-            depth_of_struct.pop()
-        in_struct = depth_of_struct and depth == depth_of_struct[-1] + 1
-        if in_struct and token.kind == "name" and VECTOR3.fullmatch(token.text):
+        if token.text == "double":
+            findings.add(token, "double", "MSL has no double")
+        if token.kind == "number" and DOUBLE.fullmatch(token.text):
+            findings.add(token, "double", f"{token.text} is a double in C++: write {token.text.rstrip('lL')}f")
+        if token.kind in ("name", "number") and BFLOAT.fullmatch(token.text) and language < (3, 1):
+            findings.add(token, "language", f"{token.text} needs Metal 3.1, this is {language[0]}.{language[1]}")
+
+
+def check_members(declaration, findings):
+    """Members of structs that take more room than their components."""
+    if declaration.is_function or not declaration.in_class:
+        return
+    for token in declaration.head:
+        if VECTOR3.fullmatch(token.text):
             message = f"{token.text} in a struct takes the room of four; packed_{token.text} takes that of three"
-            findings.add(token, "vector3", message, "warning")
+            findings.add(token, "vector3", message)
 
 
-def check_kernels(kernels, findings):
-    for kernel in kernels.values():
-        shapes = {}  # of positions: components, and the first parameter that has so many
-        for parameter in kernel.parameters:
-            first = parameter.tokens[0]
-            words = {t.text for t in parameter.tokens}
-            where = f"parameter '{parameter.name}' of {kernel.name}"
-            if parameter.index("buffer") is not None:
-                if not parameter.is_memory():
-                    findings.add(first, "binding", f"{where}: [[buffer]] needs a pointer or a reference")
-                if not words & {"device", "constant"}:
-                    findings.add(first, "binding", f"{where}: a buffer is in device or constant memory")
-            if parameter.index("threadgroup") is not None and "threadgroup" not in words:
-                findings.add(first, "binding", f"{where}: is not in threadgroup memory")
-            if not parameter.attributes and parameter.is_memory():
-                findings.add(first, "binding", f"{where}: has no explicit [[buffer(n)]]", "warning")
-            built_in = next((a for a in parameter.attributes if a in msl.BUILT_INS), None)
-            kind = parameter.tokens[0].text
-            if built_in and (kind not in BUILT_IN_TYPES or (built_in in SCALAR_BUILT_INS and kind[-1] in "23")):
-                findings.add(first, "binding", f"{where}: {built_in} cannot be {kind}")
-            if built_in in POSITIONS:
-                shapes.setdefault(kind[-1] if kind[-1] in "23" else "1", first)
-        if len(shapes) > 1:
-            findings.add(list(shapes.values())[1], "binding", f"{kernel.name}: positions are scalars and vectors")
+def check_recursion(functions, findings):
+    """Of functions that are not overloaded; type_check.py sees the others as far as they are instantiated."""
+    names = [function.name.text for function in functions]
+    calls = {name: set() for name in names if names.count(name) == 1}
+    for function in functions:
+        for token, after in zip(function.body, function.body[1:]):
+            if function.name.text in calls and token.text in calls and after.text in ("(", "<"):
+                calls[function.name.text].add(token.text)
+    for function in functions:
+        name = function.name.text
+        if name in calls and name in type_check.reached(calls, name, set()):
+            findings.add(function.name, "recursion", f"{name} calls itself")
 
 
-# What clang says of text that Metal accepts.
-ACCEPTED = [
-    "bool __attribute__((ext_vector_type",  # clang's comparisons of vectors give vectors of int, Metal's of bool
-    "hexadecimal floating literals",
-]
+# --- kernels -------------------------------------------------------------------------------------
 
 
-# --- types ---------------------------------------------------------------------------------------
+def check_kernel(kernel, findings):
+    shapes = {}  # of positions: components, and the first parameter that has so many
+    used = {}
+    for parameter in kernel.parameters:
+        first = next((t for t in parameter.tokens if t.text != "const"), None)
+        if first is None or first.text == "void":
+            continue
+        where = f"parameter '{parameter.name}' of {kernel.name}"
+        check_index(parameter, first, where, used, findings)
+        fault = binding_fault(parameter, first.text)
+        if fault:
+            findings.add(first, "binding", f"{where}: {fault}")
+        if msl.POSITIONS & set(parameter.attributes):
+            shapes.setdefault(first.text[-1] if first.text[-1] in "23" else "1", first)
+    if len(shapes) > 1:
+        findings.add(list(shapes.values())[1], "binding", f"{kernel.name}: positions are scalars and vectors")
 
 
-class TypeRewriter(msl.Rewriter):
-    """The text with attributes of clang for address spaces; faults of kernels are findings."""
-
-    words = {
-        "device": "MARLIN_DEVICE",
-        "constant": "MARLIN_CONSTANT const",
-        "threadgroup": "MARLIN_THREADGROUP_SPACE",
-        "thread": "",
-        "kernel": "",
-        "METAL_FUNC": "inline",
-    }
-
-    def __init__(self, tokens, findings=None):
-        super().__init__(tokens)
-        self.findings = findings
-
-    def fault(self, token, message):
-        pass  # check_body() says it
-
-    def registration(self, kernel, host_name, expression, token):
-        return ""
-
-    def function_constant(self, index, kind, name):
-        return f"extern MARLIN_CONSTANT const {kind} {name};"
-
-    def derived_constant(self, kind, name, value):
-        return f"MARLIN_CONSTANT const {kind} {name} = {value};"
-
-    def threadgroup_memory(self, kind, name, dimensions):
-        # A reference: clang has no constructors for objects of a class in an address space.
-        space = f"MARLIN_THREADGROUP_SPACE marlin_type_{name}"
-        return f"typedef {kind} marlin_type_{name}{dimensions}; {space}& {name} = *({space}*)0; "
-
-    def kernel(self, begin):
-        try:
-            super().kernel(begin)
-        except msl.GenerateError as error:
-            file, line, _, message = str(error).split(":", 3)
-            self.findings.at(file, int(line), "binding", message.strip())
-
-    def name(self, token):
-        following = self.tokens[self.position + 1 : self.position + 4]
-        after = next((t for t in following if t.kind not in msl.BLANK), None)
-        if VECTOR.fullmatch(token.text) and after and after.text == "(":
-            self.emit(f"metal::marlin_make<{token.text}>")
-            return True
-        return super().name(token)
+def check_index(parameter, token, where, used, findings):
+    for kind in ("buffer", "threadgroup"):
+        index = parameter.index(kind)
+        if index is None:
+            continue
+        if not 0 <= index <= MAX_BUFFER_INDEX:
+            findings.add(token, "buffer-index", f"{where}: {kind}({index}), only 0 to {MAX_BUFFER_INDEX} exist")
+        if (kind, index) in used:
+            findings.add(token, "buffer-index", f"{where}: '{used[kind, index]}' has {kind}({index}) already")
+        if not any(attribute.startswith("function_constant") for attribute in parameter.attributes):
+            used[kind, index] = parameter.name  # else there may be one for each value of the constant
 
 
-def check_types(text, source, findings):
-    """clang's errors, and casts that change an address space, which it accepts."""
-    with tempfile.NamedTemporaryFile("w", suffix=".cc") as file:
-        file.write(f'#include "{HERE / "address_spaces.h"}"\n{text}')
-        file.flush()
-        command = [msl.COMPILER, "-fsyntax-only", "-std=c++14", "-Wno-everything", "-Wc++17-extensions", "-Wc++20-extensions"]
-        command += ["-Wno-reserved-user-defined-literal", "-fno-caret-diagnostics", "-fno-color-diagnostics"]
-        command += ["-ferror-limit=0", "-Xclang", "-ast-dump", file.name]
-        result = subprocess.run(command, capture_output=True, text=True)
-    for line in result.stderr.splitlines():
-        match = re.match(r"(.*?):(\d+):\d+: (error|warning): (.*)", line)
-        if match and not any(text in line for text in ACCEPTED):
-            findings.at(match.group(1), int(match.group(2)), "type", match.group(4), match.group(3))
-    place = (source, 0)
-    for line in result.stdout.splitlines():
-        begin, place = locations(line, place)
-        if "CStyleCastExpr" in line and "<AddressSpaceConversion>" in line:
-            findings.at(*begin, "type", "a cast changes the address space")
+def binding_fault(parameter, kind):
+    """Why a parameter gets no value, or None."""
+    words = {token.text for token in parameter.tokens}
+    built_in = next((a for a in parameter.attributes if a in msl.POSITIONS | msl.SCALAR_BUILT_INS), None)
+    names = {re.match(r"\w*", attribute).group() for attribute in parameter.attributes}
+    if built_in:
+        wrong = kind not in BUILT_IN_TYPES or (built_in in msl.SCALAR_BUILT_INS and kind[-1] in "23")
+        return f"{built_in} cannot be {kind}" if wrong or parameter.is_memory() else None
+    if "buffer" in names:
+        if not parameter.is_memory():
+            return "[[buffer]] needs a pointer or a reference"
+        return None if words & {"device", "constant"} else "a buffer is in device or constant memory"
+    if "threadgroup" in names:
+        return None if "threadgroup" in words and parameter.is_memory() else "is no pointer to threadgroup memory"
+    if names & {"texture", "sampler"}:
+        return None
+    if names - {"function_constant"}:
+        return f"unknown attribute {', '.join(sorted(names))}"
+    return "has no attribute that says where it comes from"
 
 
-LOCATION = re.compile(r"([^\s:<>,]+):(\d+):\d+|\bcol:\d+")
-
-
-def locations(line, place):
-    """(where the node of a line of the syntax tree's dump begins, the last location that the line names): each location
-    is given by what differs from the one before."""
-    begin = None
-    for match in LOCATION.finditer(line.split("'", 1)[0]):
-        if match.group(1):
-            place = (place[0] if match.group(1) == "line" else match.group(1), int(match.group(2)))
-        begin = begin or place
-    return begin or place, place
+def check_function_constants(constants, findings):
+    """One index is one name and one type in all files."""
+    first = {}
+    for index, kind, name, token in sorted(constants, key=lambda c: (c[0], c[3].file, c[3].line)):
+        other = first.setdefault(index, (kind, name, token))
+        if other[:2] != (kind, name):
+            place = f"{other[2].file}:{other[2].line}"
+            findings.add(
+                token, "function-constant", f"{index} is '{kind} {name}' here and '{other[0]} {other[1]}' at {place}"
+            )
 
 
 # --- files ---------------------------------------------------------------------------------------
 
 
-def lint(source, includes=(), defines=(), root=None):
-    """The findings of one file, sorted: (file, line, severity, rule, message)."""
-    findings = Findings()
-    text = msl.relative_markers(msl.preprocess(source, includes, defines), root)
-    name = os.path.relpath(source, root) if root else str(source)
-    tokens = msl.tokenize(text, name)
-    rewriter = TypeRewriter(tokens, findings)
-    rewritten = rewriter.run()
+def lint_file(source, options, findings):
+    """Adds the findings of one file; returns its function constants."""
+    text = msl.preprocess(source, options.clang, options.language, options.include)
+    name = msl.short_path(source, os.getcwd())
+    tokens = msl.tokenize(msl.short_markers(text, os.getcwd()), name)
     words = msl.significant(tokens)
-    all_functions = functions(words)
-    for function in all_functions:
-        check_parameters(words, function, findings)
-        check_locals(words, function, findings)
-        check_body(words, function, function.name.text in rewriter.kernels, findings)
-    check_recursion(words, all_functions, findings)
-    check_words(words, findings)
-    check_kernels(rewriter.kernels, findings)
-    check_types(rewritten, name, findings)
+    check_words(words, options.language, findings)
+    declared = list(declarations(words))
+    for declaration in declared:
+        check_declaration(declaration, findings)
+        check_members(declaration, findings)
+    check_recursion([d for d in declared if d.is_function and d.body is not None], findings)
+    rewriter = msl.Rewriter(tokens)
+    rewritten = rewriter.run()
+    for kernel in rewriter.kernels.values():
+        check_kernel(kernel, findings)
+    type_check.check(rewritten, name, options.clang, rewriter.kernels, findings.at)
+    entries = [(index, kind, name, token) for name, (index, kind, token) in rewriter.function_constants.items()]
+    return [entry for entry in entries if entry[0] is not None]
+
+
+def lint(sources, options):
+    """The findings of all files, sorted: (file, line, rule, message)."""
+    findings, constants = Findings(), []
+    for source in sources:
+        try:
+            constants += lint_file(source, options, findings)
+        except msl.SyntaxFault as fault:
+            findings.add(fault.token, "syntax", fault.message)
+    check_function_constants(constants, findings)
     return sorted(findings.found)
 
 
-def main():
+def version(text):
+    major, _, minor = text.partition(".")
+    return int(major), int(minor or 0)
+
+
+def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+")
-    parser.add_argument("--include", action="append", default=[])
-    parser.add_argument("--define", action="append", default=[])
-    parser.add_argument("--root", help="paths in messages are relative to it")
-    options = parser.parse_args()
-    errors = 0
-    for source in options.files:
-        found = lint(Path(source).resolve(), options.include, options.define, options.root)
-        for file, line, severity, rule, message in found:
-            print(f"{file}:{line}: {severity}: [{rule}] {message}")
-            errors += severity == "error"
-    print(f"metal lint: {len(options.files)} file(s), {f'{errors} error(s)' if errors else 'ok'}")
-    return 1 if errors else 0
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.metal")
+    parser.add_argument("--clang", default=msl.COMPILER)
+    parser.add_argument("--language", type=version, default=(3, 1), help="version of MSL, 3.1 without this")
+    parser.add_argument("--include", action="append", default=[], metavar="DIR")
+    return parser.parse_args(argv)
+
+
+def main():
+    options = arguments()
+    if not shutil.which(options.clang):
+        print(f"metal_lint: {options.clang} is missing: scripts/setup.sh --ci installs it", file=sys.stderr)
+        return 2
+    found = lint(options.files, options)
+    for file, line, rule, message in found:
+        print(f"{file}:{line}: {rule}: {message}")
+    print(f"metal_lint: {len(found)} finding(s)" if found else f"metal_lint: {len(options.files)} file(s), ok")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
