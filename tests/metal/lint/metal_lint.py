@@ -38,6 +38,26 @@ BUILT_IN_TYPES = {"uint", "ushort", "uint2", "ushort2", "uint3", "ushort3"}
 VECTOR3 = re.compile(r"(float|half|bfloat|bool|u?(?:char|short|int|long))3")
 BFLOAT = re.compile(r"(packed_)?bfloat[234]?|(simdgroup_)?bfloat\dx\d|.*\d\.?(bf|BF)")
 DOUBLE = re.compile(r"(?=.*[.eE])(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?[lL]?")
+RULES = [
+    "address-space",  # a pointer or reference without one, a variable at namespace scope that is not constant
+    "atomic",  # a threadgroup atomic_float
+    "banned",  # a word that MSL lacks, a lambda expression
+    "binding",  # a kernel's parameter that gets no value, or one of another type; a kernel that returns a value
+    "buffer-index",  # above 30, or used twice
+    "cast",  # one that changes the address space
+    "double",  # the type, or a literal that is one in C++
+    "function-constant",  # an index of several names or types
+    "kernel-size",  # more than 300 lines
+    "language",  # bfloat before Metal 3.1
+    "recursion",
+    "static-inline",  # a function that is neither a kernel nor that
+    "struct-copy",  # a whole struct between memories
+    "syntax",  # what the lint cannot follow
+    "threadgroup",  # a variable outside of a kernel, or with an initialiser
+    "threadgroup-size",  # more than 32 KiB in a kernel
+    "type",  # what clang says: spaces mixed, writes through const and constant, and the rest
+    "vector3",  # in a struct
+]
 STAGES = {"kernel", "vertex", "fragment"}
 MAX_BUFFER_INDEX = 30
 MAX_KERNEL_LINES = 300
