@@ -1,5 +1,5 @@
-"""Reads .metal files for the lint: preprocessing, tokens, kernels with their parameters, and the text that clang can check
-the types of (Rewriter), in which each of MSL's own constructs is one of C++ with address spaces."""
+"""Reads .metal files for the lint: preprocessing, tokens, kernels with their parameters, and the text whose types clang
+can check (Rewriter), in which each of MSL's own constructs is one of C++ with address spaces."""
 import ast
 import os
 import re
@@ -98,8 +98,8 @@ class Parameter:
 
 
 class Kernel:
-    def __init__(self, name, token, parameters, is_template):
-        self.name, self.token, self.parameters, self.is_template = name, token, parameters, is_template
+    def __init__(self, name, token, parameters):
+        self.name, self.token, self.parameters = name, token, parameters
 
 
 # --- tokens --------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ class Rewriter:
         parameters = [
             Parameter(*without_attributes(part)) for part in split_commas(self.tokens[parenthesis + 1 : end])
         ]
-        self.kernels[name.text] = Kernel(name.text, name, parameters, self.template)
+        self.kernels[name.text] = Kernel(name.text, name, parameters)
         self.kernel_name = name.text
 
     def constant(self, token):

@@ -21,6 +21,11 @@ static inline T first(threadgroup const T* p) {
   return p[0];
 }
 
+template <typename T>
+static inline T any_type(thread const T* p) {  // expect: type
+  return p[0];
+}
+
 kernel void types(device const float* x [[buffer(0)]], device float* y [[buffer(1)]], constant P& p [[buffer(2)]],
                   threadgroup float* shared [[threadgroup(0)]], uint t [[thread_position_in_grid]]) {
   threadgroup float tile[32];
@@ -30,6 +35,9 @@ kernel void types(device const float* x [[buffer(0)]], device float* y [[buffer(
   y[t] = of_device(tile);  // expect: type
   y[t] = of_device(x) + first(tile) + first(shared);
   y[t] = first(x);  // expect: type
+  y[t] = any_type(local) + any_type(y);
+  float sized[t];  // expect: type
+  sized[0] = 0;
   device float* q = tile;  // expect: type
   x[t] = 1.0;  // expect: double, type
   p.n = 3;  // expect: type
