@@ -52,7 +52,7 @@ test-long: setup ## everything that takes long: TSan, the tests labelled long, f
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 	@scripts/lint.sh --all
 
-lint: setup ## clang-format, layers and sizes, and clang-tidy on changed code (BASE=REV: since REV)
+lint: setup ## clang-format, layers and sizes, Metal shaders, and clang-tidy on changed code (BASE=REV: since REV)
 	@scripts/lint.sh
 
 asan: setup ## build and run the tests under AddressSanitizer and UBSan

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, layers and sizes, shell scripts, and clang-tidy on changed code; warnings are errors.
+# Format, layers and sizes, shell scripts, Metal shaders, and clang-tidy on changed code; warnings are errors.
 #
 # usage: scripts/lint.sh [--all]
 #   --all      clang-tidy on every file, with the static analyzer
@@ -49,6 +49,13 @@ while IFS= read -r script; do
   bash -n "$script" || failed=1
   if command -v shellcheck >/dev/null; then shellcheck "$script" || failed=1; fi
 done < <(git ls-files -- '*.sh' .ci/run)
+
+echo "lint: Metal shaders"
+if command -v clang++-19 >/dev/null; then
+  scripts/metal_lint.sh || failed=1
+else
+  echo "lint: skipped: clang++-19 is missing"
+fi
 
 [ -e "$build/compile_commands.json" ] || cmake --preset release >/dev/null
 scope=(--analyze)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints .metal files (tests/metal/lint/lint.py): what Apple's compiler would refuse, as file:line: messages.
+# Lints .metal files (tests/metal/lint/metal_lint.py): what Apple's compiler would refuse, as file:line: rule: text.
 #
 # usage: scripts/metal_lint.sh [FILE.metal...]      without files: all of src/backend/metal/kernels
 set -eu
@@ -9,4 +9,4 @@ shopt -s nullglob
 files=("$@")
 [ ${#files[@]} -gt 0 ] || files=(src/backend/metal/kernels/*.metal)
 [ ${#files[@]} -gt 0 ] || { echo "metal_lint: no .metal files in src/backend/metal/kernels"; exit 0; }
-exec python3 tests/metal/lint/lint.py "${files[@]}" --root . --include src/backend/metal/kernels --include src
+exec python3 -B tests/metal/lint/metal_lint.py "${files[@]}"

@@ -1,5 +1,5 @@
-// metal_stdlib as declarations only, with real address spaces and clang's own vectors: a .metal file that lint.py has
-// rewritten is type-checked against it and never run.
+// metal_stdlib as declarations only, with real address spaces and clang's own vectors: a .metal file that metal_lint.py
+// has rewritten is type-checked against it and never run.
 #pragma once
 
 #define MARLIN_DEVICE __attribute__((address_space(1)))
@@ -130,6 +130,9 @@ T as_type(U);
   MARLIN_SCALAR_UNARY(asin)   \
   MARLIN_SCALAR_UNARY(acos)   \
   MARLIN_SCALAR_UNARY(atan)   \
+  MARLIN_SCALAR_UNARY(acosh)  \
+  MARLIN_SCALAR_UNARY(asinh)  \
+  MARLIN_SCALAR_UNARY(atanh)  \
   MARLIN_SCALAR_UNARY(sinh)   \
   MARLIN_SCALAR_UNARY(cosh)   \
   MARLIN_SCALAR_UNARY(tanh)   \
@@ -146,6 +149,7 @@ T as_type(U);
   MARLIN_SCALAR_BINARY(fmin)  \
   MARLIN_SCALAR_BINARY(fmax)  \
   MARLIN_SCALAR_BINARY(atan2) \
+  MARLIN_SCALAR_BINARY(fdim)  \
   MARLIN_SCALAR_BINARY(copysign)
 MARLIN_MATH
 namespace precise {
@@ -188,6 +192,16 @@ template <class T>
 T fma(T, T, T);
 template <class T, class A>
 T mix(T, T, A);
+template <class T, class A>
+T step(A, T);
+template <class T, class A>
+T smoothstep(A, A, T);
+template <class T>
+T min3(T, T, T);
+template <class T>
+T max3(T, T, T);
+template <class T>
+T median3(T, T, T);
 template <class T, class C>
 T select(T, T, C);
 template <class T>
@@ -206,6 +220,12 @@ template <class T, int N>
 T dot(vec<T, N>, vec<T, N>);
 template <class T, int N>
 T length(vec<T, N>);
+template <class T, int N>
+T distance(vec<T, N>, vec<T, N>);
+template <class T, int N>
+vec<T, N> normalize(vec<T, N>);
+template <class T>
+vec<T, 3> cross(vec<T, 3>, vec<T, 3>);
 float ldexp(float, int);
 float frexp(float, int&);
 template <class T>
@@ -226,6 +246,45 @@ template <class T>
 T mulhi(T, T);
 template <class T>
 T absdiff(T, T);
+template <class T>
+T addsat(T, T);
+template <class T>
+T subsat(T, T);
+template <class T>
+T hadd(T, T);
+template <class T>
+T rhadd(T, T);
+
+template <class T, int Columns, int Rows>
+struct matrix {
+  matrix() = default;
+  template <class... A>
+  explicit matrix(A...);
+  vec<T, Rows>& operator[](int);
+  const vec<T, Rows>& operator[](int) const;
+  vec<T, Rows> columns[Columns];
+};
+#define MARLIN_MATRICES(T)        \
+  typedef matrix<T, 2, 2> T##2x2; \
+  typedef matrix<T, 2, 3> T##2x3; \
+  typedef matrix<T, 2, 4> T##2x4; \
+  typedef matrix<T, 3, 2> T##3x2; \
+  typedef matrix<T, 3, 3> T##3x3; \
+  typedef matrix<T, 3, 4> T##3x4; \
+  typedef matrix<T, 4, 2> T##4x2; \
+  typedef matrix<T, 4, 3> T##4x3; \
+  typedef matrix<T, 4, 4> T##4x4;
+MARLIN_MATRICES(float)
+MARLIN_MATRICES(half)
+#undef MARLIN_MATRICES
+template <class T, int Columns, int Rows>
+vec<T, Rows> operator*(matrix<T, Columns, Rows>, vec<T, Columns>);
+template <class T, int Columns, int Rows>
+matrix<T, Columns, Rows> operator*(matrix<T, Columns, Rows>, T);
+template <class T, int Inner, int Columns, int Rows>
+matrix<T, Columns, Rows> operator*(matrix<T, Inner, Rows>, matrix<T, Columns, Inner>);
+template <class T, int Columns, int Rows>
+matrix<T, Rows, Columns> transpose(matrix<T, Columns, Rows>);
 
 enum class mem_flags : uint { mem_none = 0, mem_device = 1, mem_threadgroup = 2, mem_texture = 4 };
 constexpr mem_flags operator|(mem_flags a, mem_flags b) {
@@ -247,6 +306,9 @@ MARLIN_LANES(simd_xor)
 MARLIN_LANES(simd_broadcast_first)
 MARLIN_LANES(simd_prefix_inclusive_sum)
 MARLIN_LANES(simd_prefix_exclusive_sum)
+MARLIN_LANES(quad_sum)
+MARLIN_LANES(quad_max)
+MARLIN_LANES(quad_min)
 #undef MARLIN_LANES
 #define MARLIN_LANES(f) \
   template <class T>    \
@@ -258,6 +320,9 @@ MARLIN_LANES(simd_shuffle_up)
 MARLIN_LANES(simd_shuffle_down)
 MARLIN_LANES(simd_shuffle_rotate_up)
 MARLIN_LANES(simd_shuffle_rotate_down)
+MARLIN_LANES(quad_broadcast)
+MARLIN_LANES(quad_shuffle)
+MARLIN_LANES(quad_shuffle_xor)
 #undef MARLIN_LANES
 struct simd_vote {
   using vote_t = ulong;

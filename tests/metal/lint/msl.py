@@ -1,5 +1,5 @@
-"""Reads .metal files for the lint: preprocessing, tokens, kernels with their bindings, and a pass that replaces what C++
-cannot express (Rewriter; the lint's own subclass decides by what)."""
+"""Reads .metal files for the lint: preprocessing, tokens, kernels with their parameters, and the text whose types clang
+can check (Rewriter), in which each of MSL's own constructs is one of C++ with address spaces."""
 import ast
 import os
 import re
@@ -9,27 +9,40 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 COMPILER = "clang++-19"
-MAX_BUFFER_INDEX = 30
-
-# The built-in variables of a kernel's parameters, by attribute, and the enumerators of marlin_abi::Source.
-BUILT_INS = {
-    "thread_position_in_threadgroup": "kThreadInThreadgroup",
-    "threadgroup_position_in_grid": "kThreadgroupInGrid",
-    "threads_per_threadgroup": "kThreadsPerThreadgroup",
-    "dispatch_threads_per_threadgroup": "kThreadsPerThreadgroup",
-    "threadgroups_per_grid": "kThreadgroupsPerGrid",
-    "thread_position_in_grid": "kThreadInGrid",
-    "threads_per_grid": "kThreadsPerGrid",
-    "thread_index_in_threadgroup": "kIndexInThreadgroup",
-    "thread_index_in_simdgroup": "kLane",
-    "simdgroup_index_in_threadgroup": "kSimdgroup",
-    "simdgroups_per_threadgroup": "kSimdgroups",
-    "dispatch_simdgroups_per_threadgroup": "kSimdgroups",
-    "threads_per_simdgroup": "kThreadsPerSimdgroup",
-    "thread_execution_width": "kThreadsPerSimdgroup",
+# The built-in variables that a kernel's parameters can be, by attribute.
+SCALAR_BUILT_INS = {
+    "dispatch_quadgroups_per_threadgroup",
+    "dispatch_simdgroups_per_threadgroup",
+    "quadgroup_index_in_threadgroup",
+    "quadgroups_per_threadgroup",
+    "simdgroup_index_in_threadgroup",
+    "simdgroups_per_threadgroup",
+    "thread_execution_width",
+    "thread_index_in_quadgroup",
+    "thread_index_in_simdgroup",
+    "thread_index_in_threadgroup",
+    "threads_per_simdgroup",
+}
+# Of a kernel these are all scalars or all vectors of one size.
+POSITIONS = {
+    "dispatch_threads_per_threadgroup",
+    "thread_position_in_grid",
+    "thread_position_in_threadgroup",
+    "threadgroup_position_in_grid",
+    "threadgroups_per_grid",
+    "threads_per_grid",
+    "threads_per_threadgroup",
 }
 # Words of MSL that C++ lacks, and what stands for them.
-WORDS = {"device": "", "thread": "", "threadgroup": "", "constant": "const", "kernel": "", "METAL_FUNC": "inline"}
+WORDS = {
+    "device": "MARLIN_DEVICE",
+    "constant": "MARLIN_CONSTANT const",
+    "threadgroup": "MARLIN_THREADGROUP_SPACE",
+    "thread": "",
+    "kernel": "",
+    "METAL_FUNC": "inline",
+}
+THREADGROUP_BYTES = "threadgroup bytes of "  # how the type check is told of threadgroup memory: see Rewriter
 
 TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]+)
@@ -46,11 +59,12 @@ FLOAT_WITHOUT_SUFFIX = re.compile(r"0[xX][0-9a-fA-F.']+[pP][+-]?\d+|(?=.*[.eE])(
 BFLOAT = re.compile(r"([^xX]*)(bf|BF)")
 
 
-class GenerateError(Exception):
-    """A kernel that Metal would refuse; str() is file:line: message."""
+class SyntaxFault(Exception):
+    """Text that the lint cannot follow."""
 
     def __init__(self, token, message):
-        super().__init__(f"{token.file}:{token.line}: error: {message}")
+        super().__init__(f"{token.file}:{token.line}: {message}")
+        self.token, self.message = token, message
 
 
 class Token:
@@ -84,55 +98,8 @@ class Parameter:
 
 
 class Kernel:
-    def __init__(self, name, token, parameters, is_template, attributes):
-        self.name, self.token, self.parameters, self.is_template = name, token, parameters, is_template
-        self.attributes = attributes
-
-    def host_name(self):
-        for attribute in self.attributes:
-            match = re.fullmatch(r'host_name\s*\(\s*"([^"]*)"\s*\)', attribute)
-            if match:
-                return match.group(1)
-        return self.name
-
-    def max_threads(self):
-        for attribute in self.attributes:
-            match = re.fullmatch(r"max_total_threads_per_threadgroup\s*\((.*)\)", attribute, re.S)
-            if match:
-                return integer(match.group(1), self.token)
-        return 0
-
-    def bindings(self):
-        """(source, index) of every parameter, implicit buffer indices included."""
-        explicit = [parameter.index("buffer") for parameter in self.parameters]
-        free = (n for n in range(len(explicit) + MAX_BUFFER_INDEX + 1) if n not in explicit)
-        found, used = [], {}
-        for parameter in self.parameters:
-            source, index = self.binding(parameter, free)
-            if source in ("kBuffer", "kThreadgroupBuffer"):
-                token = parameter.tokens[0]
-                if not 0 <= index <= MAX_BUFFER_INDEX:
-                    raise GenerateError(token, f"{self.name}: index {index} of '{parameter.name}': 0 to 30 exist")
-                if (source, index) in used:
-                    other = used[source, index]
-                    raise GenerateError(token, f"{self.name}: '{other}' and '{parameter.name}' share index {index}")
-                used[source, index] = parameter.name
-            found.append((source, index))
-        return found
-
-    def binding(self, parameter, free):
-        index = parameter.index("buffer")
-        if index is not None:
-            return "kBuffer", index
-        index = parameter.index("threadgroup")
-        if index is not None:
-            return "kThreadgroupBuffer", index
-        for attribute in parameter.attributes:
-            if attribute in BUILT_INS:
-                return BUILT_INS[attribute], 0
-        if parameter.is_memory():
-            return "kBuffer", next(free)
-        raise GenerateError(self.token, f"{self.name}: parameter '{parameter.name}' has no binding attribute")
+    def __init__(self, name, token, parameters):
+        self.name, self.token, self.parameters = name, token, parameters
 
 
 # --- tokens --------------------------------------------------------------------------------------
@@ -196,7 +163,7 @@ def closing(tokens, begin):
             depth -= 1
             if depth == 0:
                 return i
-    raise GenerateError(tokens[begin], f"'{open_text}' is never closed")
+    raise SyntaxFault(tokens[begin], f"'{open_text}' is never closed")
 
 
 def find(tokens, begin, texts):
@@ -208,7 +175,7 @@ def find(tokens, begin, texts):
         elif tokens[i].text in texts:
             return i
         i += 1
-    raise GenerateError(tokens[begin], f"none of {' '.join(texts)} follows")
+    raise SyntaxFault(tokens[begin], f"none of {' '.join(texts)} follows")
 
 
 def without_attributes(tokens):
@@ -261,29 +228,30 @@ def integer(text, token):
     try:
         return value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError):
-        raise GenerateError(token, f"'{text.strip()}' is no integer: use a literal or a macro") from None
+        raise SyntaxFault(token, f"'{text.strip()}' is no integer: use a literal or a macro") from None
 
 
 # --- rewriting -----------------------------------------------------------------------------------
 
+VECTOR = re.compile(r"(packed_)?(float|half|bfloat|bool|char|uchar|short|ushort|int|uint|long|ulong)[234]")
+
 
 class Rewriter:
-    """One pass over the tokens of a preprocessed file."""
-
-    words = WORDS
+    """One pass over the tokens of a preprocessed file: the text for the type check, the kernels, the function
+    constants."""
 
     def __init__(self, tokens):
         self.tokens = tokens
         self.position = 0
         self.out = []
         self.kernels = {}  # by name
+        self.kernel_name = ""  # of the last one
         self.scopes = []  # of each open brace: whether it is a namespace's
         self.parentheses = 0
         self.template = False  # a template<...> was seen, its declaration not yet
         self.attributes = []  # seen since the last declaration
-        self.function_constants = set()
-        self.pending = {}  # depth of scopes -> registration to emit after the kernel's closing brace
-        self.registrations = 0
+        self.function_constants = {}  # name -> (index or None if computed from others, type, token)
+        self.instances = 0
 
     def run(self):
         while self.position < len(self.tokens):
@@ -293,28 +261,19 @@ class Rewriter:
     def emit(self, text):
         self.out.append(text)
 
-    def fault(self, token, message):
-        raise GenerateError(token, message)
-
     # What stands for the constructs that C++ cannot express.
 
-    def registration(self, kernel, host_name, expression, token):
-        self.registrations += 1
-        sources = ", ".join(f"::marlin_abi::Source::{source}" for source, _ in kernel.bindings())
-        indices = ", ".join(str(index) for _, index in kernel.bindings())
-        return (
-            f' MARLIN_KERNEL({self.registrations}, "{host_name}", ({expression}), ({sources}), ({indices}), '
-            f"{kernel.max_threads()}, {token.line})"
-        )
-
-    def function_constant(self, index, kind, name):
-        return f'static {kind} {name}; MARLIN_FUNCTION_CONSTANT({index}, {name}, "{kind}")'
-
-    def derived_constant(self, kind, name, value):
-        return f"static {kind} {name}; MARLIN_DERIVED_CONSTANT({name}, ({kind})({value}))"
+    def instance(self, expression):
+        """Has clang instantiate a kernel."""
+        self.instances += 1
+        return f"static void* const marlin_instance_{self.instances} = (void*)({expression});"
 
     def threadgroup_memory(self, kind, name, dimensions):
-        return f"MARLIN_THREADGROUP(({kind}), {name}, {dimensions}) "
+        """A reference, since clang has no constructors for objects of a class in an address space. That the assertion
+        fails makes clang say how many bytes there are."""
+        space, of = f"MARLIN_THREADGROUP_SPACE marlin_type_{name}", THREADGROUP_BYTES + self.kernel_name
+        size = f'static_assert(sizeof(marlin_type_{name}) == 0, "{of}");'
+        return f"typedef {kind} marlin_type_{name}{dimensions}; {space}& {name} = *({space}*)0; {size} "
 
     # The pass.
 
@@ -362,9 +321,6 @@ class Rewriter:
         if not self.in_function():
             self.template = False
             self.attributes = []
-            registration = self.pending.pop(len(self.scopes), None)
-            if registration:
-                self.emit(registration)
 
     def brace(self, token):
         if token.text == "}":
@@ -387,8 +343,13 @@ class Rewriter:
         if token.text == "threadgroup" and self.in_function() and self.parentheses == 0:
             if self.previous() in ("{", "}", ";", ")", "else", ":") and self.threadgroup_variable(token):
                 return None
-        if token.text in self.words:
-            self.emit(self.words[token.text])
+        if token.text in WORDS:
+            self.emit(WORDS[token.text])
+            return True
+        following = self.tokens[self.position + 1 : self.position + 4]
+        after = next((t for t in following if t.kind not in BLANK), None)
+        if VECTOR.fullmatch(token.text) and after and after.text == "(":
+            self.emit(f"metal::marlin_make<{token.text}>")
             return True
         return False
 
@@ -405,9 +366,8 @@ class Rewriter:
         name, expression = instantiated(significant(body))
         kernel = self.kernels.get(name)
         if not kernel:
-            raise GenerateError(token, f"'{name}' is instantiated but is no kernel template of this file")
-        host_name = re.search(r'"([^"]*)"', names[0]).group(1)
-        self.emit(self.registration(kernel, host_name, expression, token))
+            raise SyntaxFault(token, f"'{name}' is instantiated but is no kernel template of this file")
+        self.emit(self.instance(expression))
         self.emit(newlines(self.tokens[self.position : end + 1]))
         self.position = end + 1
         self.attributes = []
@@ -421,13 +381,8 @@ class Rewriter:
         parameters = [
             Parameter(*without_attributes(part)) for part in split_commas(self.tokens[parenthesis + 1 : end])
         ]
-        attributes = self.attributes + without_attributes(self.tokens[begin:parenthesis])[1]
-        kernel = Kernel(name.text, name, parameters, self.template, attributes)
-        kernel.bindings()  # reports what is wrong with them even if no instantiation follows
-        self.kernels[name.text] = kernel
-        body = find(self.tokens, end, "{;")
-        if not self.template and self.tokens[body].text == "{":
-            self.pending[len(self.scopes)] = self.registration(kernel, kernel.host_name(), kernel.name, name)
+        self.kernels[name.text] = Kernel(name.text, name, parameters)
+        self.kernel_name = name.text
 
     def constant(self, token):
         """constant T name [[function_constant(n)]]; or constant T name = something of function constants;"""
@@ -439,16 +394,16 @@ class Rewriter:
         kind, name = joined(declared[1:-1], " "), declared[-1].text
         index = Parameter(declared, attributes).index("function_constant")
         if index is not None and self.tokens[end].text == ";":
-            self.emit(self.function_constant(index, kind, name))
+            self.emit(f"extern MARLIN_CONSTANT const {kind} {name};")
         elif self.tokens[end].text == "=" and "constexpr" not in kind:
             initialiser = self.tokens[end + 1 : find(self.tokens, end, ";")]
             if not any(t.text in self.function_constants for t in initialiser):
                 return False
             end = find(self.tokens, end, ";")
-            self.emit(self.derived_constant(kind, name, type(self)(initialiser).run()))
+            self.emit(f"MARLIN_CONSTANT const {kind} {name} = {Rewriter(initialiser).run()};")
         else:
             return False
-        self.function_constants.add(name)
+        self.function_constants[name] = (index, kind, declared[-1])
         self.emit(newlines(self.tokens[self.position : end + 1]))
         self.position = end + 1
         self.attributes = []
@@ -462,13 +417,12 @@ class Rewriter:
         stop = next((i for i, t in enumerate(first) if t.text in "[="), len(first))
         if any(t.text in "*&" for t in first[:stop]):
             return False  # a pointer into threadgroup memory, itself private
-        if any(t.text == "=" for t in declared):
-            self.fault(token, "a threadgroup variable cannot be initialised")
         kind = joined(first[: stop - 1], " ")
         declarators[0] = first[stop - 1 :]
         for declarator in declarators:
             dimensions = next((i for i, t in enumerate(declarator) if t.text == "["), len(declarator))
-            self.emit(self.threadgroup_memory(kind, declarator[0].text, joined(declarator[dimensions:])))
+            value = next((i for i, t in enumerate(declarator) if t.text == "="), len(declarator))
+            self.emit(self.threadgroup_memory(kind, declarator[0].text, joined(declarator[dimensions:value])))
         self.emit(newlines(self.tokens[self.position : end + 1]))
         self.position = end + 1
         return True
@@ -497,29 +451,30 @@ def instantiated(tokens):
 # --- files ---------------------------------------------------------------------------------------
 
 
-def preprocess(source, includes, defines, depfile=None, target=None):
-    command = [COMPILER, "-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc"]
+def preprocess(source, compiler=COMPILER, language=(3, 1), includes=()):
+    command = [compiler, "-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc"]
     command += ["-isystem", HERE.parent / "emulator" / "shim" / "stdlib"]
-    command += ["-D__METAL__=1", "-D__METAL_VERSION__=310", "-D__HAVE_BFLOAT__=1"]
+    command += ["-D__METAL__=1", f"-D__METAL_VERSION__={language[0] * 100 + language[1] * 10}"]
+    if language >= (3, 1):
+        command.append("-D__HAVE_BFLOAT__=1")
     for include in includes:
         command += ["-I", include]
-    command += [f"-D{define}" for define in defines]
-    if depfile:
-        command += ["-MMD", "-MF", depfile, "-MT", target]
     result = subprocess.run([*map(str, command), str(source)], capture_output=True, text=True)
     if result.returncode:
         sys.exit(result.stderr.rstrip())
     return result.stdout
 
 
-def relative_markers(text, root):
-    """Line markers with paths from root, so that messages are short and objects hold no path of one machine."""
-    if not root:
-        return text
-    prefix = str(Path(root).resolve()) + os.sep
+def short_path(path, root):
+    """path from root if it is there."""
+    path, root = os.path.abspath(path), os.path.abspath(root)
+    return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
+
+
+def short_markers(text, root):
+    """Line markers with paths from root."""
 
     def shorter(match):
-        path = os.path.normpath(match.group(2))
-        return match.group(1) + (path[len(prefix) :] if path.startswith(prefix) else path) + match.group(3)
+        return match.group(1) + short_path(match.group(2), root) + match.group(3)
 
-    return re.sub(r'^(# \d+ ")([^"]*)("[^\n]*)$', shorter, text, flags=re.M)
+    return re.sub(r'^(# \d+ ")([^"<]*)("[^\n]*)$', shorter, text, flags=re.M)

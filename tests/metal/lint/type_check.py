@@ -16,6 +16,7 @@ FLAGS = [
     "-Wno-everything",
     "-Wc++17-extensions",
     "-Wc++20-extensions",
+    "-Wvla",
     "-fno-caret-diagnostics",
     "-fno-color-diagnostics",
     "-ferror-limit=0",
@@ -27,10 +28,8 @@ ACCEPTED = [
     "bool __attribute__((ext_vector_type",  # clang's comparisons of vectors give vectors of int, Metal's of bool
     "hexadecimal floating literals",
 ]
-SPACES = [
-    (re.compile(r"__attribute__\(\(address_space\((\d)\)\)\)"), lambda m: ["device", "constant", "threadgroup"][int(m.group(1)) - 1]),
-    (re.compile(r"MARLIN_(DEVICE|CONSTANT|THREADGROUP)(_SPACE)?"), lambda m: m.group(1).lower()),
-]
+SPACE = re.compile(r"MARLIN_(DEVICE|CONSTANT|THREADGROUP)(?:_SPACE)?|__attribute__\(\(address_space\((\d)\)\)\)")
+SPACE_NAMES = {"1": "device", "2": "constant", "3": "threadgroup"}
 COPIED = re.compile(r"no matching constructor for initialization of '([^']*)'|no viable overloaded '='")
 
 
@@ -74,10 +73,10 @@ def check_messages(diagnostics, add):
         if msl.THREADGROUP_BYTES in message or any(text in message for text in ACCEPTED):
             continue
         if COPIED.match(message) and any("in address space" in note for note in diagnostic.notes):
-            add(diagnostic.file, diagnostic.line, "struct-copy", "copies a whole struct between memories: name its members")
+            message = "copies a whole struct between memories: name its members"
+            add(diagnostic.file, diagnostic.line, "struct-copy", message)
             continue
-        for pattern, replacement in SPACES:
-            message = pattern.sub(replacement, message)
+        message = SPACE.sub(lambda m: SPACE_NAMES.get(m.group(2)) or m.group(1).lower(), message)
         add(diagnostic.file, diagnostic.line, "type", message)
 
 
@@ -106,6 +105,8 @@ def check_threadgroup_bytes(diagnostics, kernels, add):
 LOCATION = re.compile(r"([^\s:<>,]+):(\d+):\d+|\bcol:\d+")
 DECLARED = re.compile(r"(?:FunctionDecl|CXXMethodDecl) (0x\w+)(?: parent 0x\w+)?(?: prev (0x\w+))?")
 NAME = re.compile(r"(\S+) '")
+# A pointer or reference without space binds to any when its type is a parameter of a template: T gets the space then.
+DEDUCED = re.compile(r"TemplateArgument type '((?:const |volatile )*(?:MARLIN_|__attribute__\(\(address_space)[^*&]*?)'")
 REFERRED = re.compile(r"DeclRefExpr .* (?:Function|CXXMethod) (0x\w+)|MemberExpr .*<bound member.*(?:->|\.)\S+ (0x\w+)")
 
 
@@ -139,6 +140,10 @@ def check_tree(dump, source, add):
             name = NAME.search(line)
             where[address] = (first[address], *place, name.group(1) if name else "?")
             continue
+        deduced = DEDUCED.match(line, depth)
+        if deduced and stack and stack[-1][1] in where:
+            _, file, number, name = where[stack[-1][1]]
+            add(file, number, "type", f"{name} is called with memory of another address space")
         referred = REFERRED.match(line, depth)
         if referred and stack:
             calls.setdefault(stack[-1][1], set()).add(referred.group(1) or referred.group(2))

@@ -38,6 +38,28 @@ BUILT_IN_TYPES = {"uint", "ushort", "uint2", "ushort2", "uint3", "ushort3"}
 VECTOR3 = re.compile(r"(float|half|bfloat|bool|u?(?:char|short|int|long))3")
 BFLOAT = re.compile(r"(packed_)?bfloat[234]?|(simdgroup_)?bfloat\dx\d|.*\d\.?(bf|BF)")
 DOUBLE = re.compile(r"(?=.*[.eE])(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?[lL]?")
+RULES = [
+    "address-space",  # a pointer or reference without one, a variable at namespace scope that is not constant
+    "atomic",  # a threadgroup atomic_float
+    "banned",  # a word that MSL lacks, a lambda expression
+    "binding",  # a kernel's parameter that gets no value, or one of another type; a kernel that returns a value
+    "buffer-index",  # above 30, or used twice
+    "cast",  # one that changes the address space
+    "double",  # the type, or a literal that is one in C++
+    "function-constant",  # an index of several names or types
+    "kernel-size",  # more than 300 lines
+    "language",  # bfloat before Metal 3.1
+    "recursion",
+    "static-inline",  # a function that is neither a kernel nor that
+    "struct-copy",  # a whole struct between memories
+    "syntax",  # what the lint cannot follow
+    "threadgroup",  # a variable outside of a kernel, or with an initialiser
+    "threadgroup-size",  # more than 32 KiB in a kernel
+    "type",  # what clang says: spaces mixed, writes through const and constant, and the rest
+    "vector3",  # in a struct
+]
+NOT_FUNCTIONS = {"alignas", "decltype", "__attribute__"}
+NOT_VARIABLES = {"class", "enum", "extern", "namespace", "static_assert", "struct", "template", "typedef", "union", "using"}
 STAGES = {"kernel", "vertex", "fragment"}
 MAX_BUFFER_INDEX = 30
 MAX_KERNEL_LINES = 300
@@ -73,7 +95,7 @@ class Declaration:
         while i < len(self.head) and self.head[i].text != "=":
             if self.head[i].text == "[[":
                 i = msl.closing(self.head, i)
-            elif self.head[i].text == "(" and i and self.head[i - 1].text not in ("alignas", "decltype", "__attribute__"):
+            elif self.head[i].text == "(" and i and self.head[i - 1].text not in NOT_FUNCTIONS:
                 begin = i
                 break
             i += 1
@@ -147,7 +169,8 @@ def check_parameters(declaration, findings):
     for part in declaration.parameters:
         part, _ = msl.without_attributes(part)
         if points(part) and not spaces_of(part):
-            findings.add(part[0], "address-space", f"parameter '{part[-1].text}' of {name} points to no address space")
+            called = [t.text for t in part[: next((i for i, t in enumerate(part) if t.text == "["), None)]][-1]
+            findings.add(part[0], "address-space", f"parameter '{called}' of {name} points to no address space")
     returned = msl.without_attributes(declaration.returned)[0]
     words = {token.text for token in returned}
     if words & {"*", "&"} and "operator" not in words and not spaces_of(returned):
@@ -156,8 +179,7 @@ def check_parameters(declaration, findings):
 
 def check_variable(declaration, findings):
     """At namespace scope."""
-    not_variables = {"using", "typedef", "struct", "class", "union", "enum", "static_assert", "template", "namespace", "extern"}
-    if declaration.words & not_variables or len(declaration.head) < 2:
+    if declaration.words & NOT_VARIABLES or len(declaration.head) < 2:
         return
     stop = next((i for i, t in enumerate(declaration.head) if t.text in ("=", "[", "{", "[[")), len(declaration.head))
     name = declaration.head[stop - 1].text
@@ -199,7 +221,9 @@ def check_locals(declaration, findings):
         if tokens[i].text not in ("*", "&"):
             continue
         name = i + 2 if tokens[i + 1].text == "const" else i + 1
-        if name + 1 >= len(tokens) or tokens[name].kind != "name" or tokens[name + 1].text not in ("=", ";", ",", "[", ":"):
+        if name + 1 >= len(tokens) or tokens[name].kind != "name":
+            continue
+        if tokens[name + 1].text not in ("=", ";", ",", "[", ":"):
             continue
         declared = tokens[statement_begin(tokens, i) : i]
         words = [t.text for t in declared]
