@@ -43,26 +43,6 @@ double median_row_error(std::span<const float> a, std::span<const float> b, size
   return errors[errors.size() / 2];
 }
 
-/// KL(golden || own), mean over rows.
-double mean_kl(std::span<const float> own, std::span<const float> golden, size_t width) {
-  const auto log_sum = [](std::span<const float> row) {
-    double sum = 0;
-    for (const float x : row) sum += std::exp(static_cast<double>(x));
-    return std::log(sum);
-  };
-  double kl = 0;
-  for (size_t at = 0; at < own.size(); at += width) {
-    const double own_sum = log_sum(own.subspan(at, width));
-    const double golden_sum = log_sum(golden.subspan(at, width));
-    for (size_t i = at; i < at + width; ++i) {
-      const double log_p = golden[i] - golden_sum;
-      kl += std::exp(log_p) * (log_p - (own[i] - own_sum));
-    }
-  }
-  const size_t rows = own.size() / width;
-  return kl / static_cast<double>(rows);
-}
-
 std::string case_name(const ::testing::TestParamInfo<Case>& test) {
   const char* kv[] = {"F32", "F16", "Q8", "F64"};
   return std::string(test.param.device) + "_" + test.param.kernels + kv[static_cast<int>(test.param.kv)];

@@ -38,25 +38,6 @@ std::vector<float> prefill(DemoModel& demo, const std::vector<int32_t>& ids, siz
   return logits;
 }
 
-/// KL(golden || own), mean over rows.
-double mean_kl(std::span<const float> own, std::span<const float> golden, size_t width) {
-  const auto log_sum = [](std::span<const float> row) {
-    double sum = 0;
-    for (const float x : row) sum += std::exp(static_cast<double>(x));
-    return std::log(sum);
-  };
-  double kl = 0;
-  for (size_t at = 0; at < own.size(); at += width) {
-    const double own_sum = log_sum(own.subspan(at, width));
-    const double golden_sum = log_sum(golden.subspan(at, width));
-    for (size_t i = at; i < at + width; ++i) {
-      const double log_p = golden[i] - golden_sum;
-      kl += std::exp(log_p) * (log_p - (own[i] - own_sum));
-    }
-  }
-  return kl / static_cast<double>(own.size() / width);
-}
-
 /// Largest difference of logits of each row.
 std::vector<double> row_errors(std::span<const float> own, std::span<const float> golden, size_t width) {
   std::vector<double> errors;
